@@ -62,11 +62,15 @@ def used_by_next(raw: Buffer, set_magic: int, before: JournalEntry) -> memoryvie
 
 
 def _cut(raw: memoryview, used: int, set_magic: int, newest: int) -> int:
-    """Returns the first byte that was not written: of zeros to the end, or of a sector with an old entry."""
+    """Returns the first byte that was not written: of zeros to the end, or of a sector with an old entry.
+
+    In front of that, sectors of zeros are what the entry before it had behind its keys: no key is zeros.
+    """
     for begin in range(SECTOR_BYTES, min(used, len(raw) - HEADER.size), SECTOR_BYTES):
         _, magic, seq, _, _, _ = HEADER.unpack_from(raw, begin)
         if magic == JSET ^ set_magic and seq <= newest:
-            return begin
+            behind_zeros = range(begin, SECTOR_BYTES, -SECTOR_BYTES)
+            return next((at for at in behind_zeros if any(raw[at - SECTOR_BYTES : at])), SECTOR_BYTES)
     return -(-len(bytes(raw[:used]).rstrip(b"\0")) // WORD_BYTES) * WORD_BYTES
 
 

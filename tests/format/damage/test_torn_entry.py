@@ -49,6 +49,20 @@ def test_so_was_one_behind_which_an_older_entry_begins() -> None:
     assert not is_cut_off(cut(1024, replace(BEFORE, seq=12).pack(MAGIC, 512)), MAGIC, BEFORE)
 
 
+def test_zeros_in_front_of_an_older_entry_were_there_before_as_well() -> None:
+    older = replace(BEFORE, seq=3, last_seq=1).pack(MAGIC, 512)
+    rest = bytes(1024) + older
+    assert is_cut_off(cut(512, rest), MAGIC, BEFORE)
+    changed = bytearray(cut(512, rest))
+    changed[384:392] = b"\x55" * 8
+    assert not is_cut_off(changed, MAGIC, BEFORE)
+    few = replace(ENTRY, keys=KEYS[:32]).pack(MAGIC, 1024)  # whole, but for the number of its keys
+    assert len(few) == 2 * 512
+    changed = bytearray(few + older)
+    changed[28:32] = (4 * 33).to_bytes(4, "little")
+    assert not is_cut_off(changed, MAGIC, BEFORE)
+
+
 def test_a_whole_entry_was_not_nor_one_of_another_set_or_seq() -> None:
     assert not is_cut_off(RAW, MAGIC, BEFORE)
     assert not is_cut_off(cut(1024), MAGIC + 1, BEFORE)

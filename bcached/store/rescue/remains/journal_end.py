@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from bcached.errors import BcachedError
 from bcached.format.damage.torn_entry import cut_of
-from bcached.format.jset import JSET_BYTES_MAX, EntryTrace
+from bcached.format.jset import JSET_BYTES_MAX, EntryTrace, claimed_bytes
 from bcached.store.journal.reader import BucketFound, End, JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.read_around import ReadAround
@@ -50,7 +50,14 @@ def _hides_newer(found: JournalFound, number: int, member: MemberFound, around: 
 
 
 async def is_interrupted(found: JournalFound, members: Sequence[MemberFound]) -> bool:
-    """Whether all traces of newer entries are of one whose write a power cut interrupted."""
+    """Whether all traces of newer entries are of one whose write a power cut interrupted.
+
+    An entry counts once all members have it. So one that has what an earlier lap of its ring left there, and
+    not even a trace, shows it, too.
+    """
+    newer = newer_traces(found, members, lambda _: None)
+    if max(newer, default=0) == found.newest.seq + 1 and await _lacks_any_trace(found, members):
+        return True
     buckets = []
     for bucket in found.buckets:
         cut_off = {
@@ -66,6 +73,19 @@ async def is_interrupted(found: JournalFound, members: Sequence[MemberFound]) ->
     return not newer_traces(others, members, lambda _: None)
 
 
+async def _lacks_any_trace(found: JournalFound, members: Sequence[MemberFound]) -> bool:
+    """Whether a member proves that the newest entry found is the newest that it ever had."""
+    for number, member in enumerate(members):
+        ring = RingRead(found, number, member)
+        traces = [trace.seq for bucket in ring.buckets() for trace in bucket.traces]
+        newest = ring.newest()
+        if newest is None or newest.seq != found.newest.seq or max(traces) > newest.seq:
+            continue
+        if (await ring.end()).known == End.PROVEN:
+            return True
+    return False
+
+
 async def _is_cut_off(
     found: JournalFound, member: MemberFound, bucket: BucketFound, trace: EntryTrace
 ) -> bool:
@@ -76,16 +96,21 @@ async def _is_cut_off(
     except BcachedError:
         return False
     cut = cut_of(raw, member.superblock.set_magic, found.newest)
-    return cut is not None and await _was_left_behind(found, member, bucket, trace.byte + cut)
+    if cut is None:
+        return False
+    block_bytes = member.superblock.block_bytes
+    first = -(-cut // block_bytes) * block_bytes
+    is_inside = first >= claimed_bytes(raw)  # of the last block, of which nothing is known
+    return is_inside or await _was_left_behind(found, member, bucket, trace.byte + first)
 
 
 async def _was_left_behind(found: JournalFound, member: MemberFound, bucket: BucketFound, byte: int) -> bool:
-    """Whether what is behind the cut is what an earlier lap of the ring left there, as far as that is known.
+    """Whether a block behind the cut has what an earlier lap of the ring left there, as far as that is known.
 
-    Else the entry may have been whole before that was written over it. Inside of a block it is not known.
+    Else the entry may have been whole before that was written over it.
     """
-    seq, byte = found.newest.seq, -(-byte // SECTOR_BYTES) * SECTOR_BYTES
-    if byte % (member.superblock.block_bytes) or not older_in(bucket, byte, seq):
+    seq = found.newest.seq
+    if not older_in(bucket, byte, seq):
         return True
     following = RingRead(found, bucket.member, member).following(bucket)
     end = await NextPlace(member, bucket, byte, following, seq).end()
