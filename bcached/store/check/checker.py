@@ -19,12 +19,14 @@ from bcached.state.buckets.gens import behind
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.check.key_check import KeyCheck, KeyTotals, report_unknown_volumes
 from bcached.store.check.leaf_traces import LeafTraces
+from bcached.store.check.node_copies import NodeCopies
 from bcached.store.check.outdated_keys import OutdatedKeys, report_erased
 from bcached.store.finding import Finding, Findings, Report, Severity
 from bcached.store.journal.reader import JournalEnd, JournalFound
 from bcached.store.membership import MemberFound
 from bcached.store.reading.bucket_checks import BucketContents
 from bcached.store.reading.location_checks import bounds_of
+from bcached.store.reading.newer_entries import way_back
 from bcached.store.reading.replay import journaled_sectors, merge_entries
 from bcached.store.reading.ring_end import finding_of_end
 from bcached.store.reading.set_reader import Metadata
@@ -43,7 +45,7 @@ class CheckedSet:
     totals: KeyTotals = field(default_factory=KeyTotals)
     superseded: list[Key] = field(default_factory=list)  # keys of the journal superseded by later ones
     outdated: OutdatedKeys | None = None
-    end_by_leaves: JournalEnd | None = None  # if a leaf makes the journal's end suspect
+    end_by_index: JournalEnd | None = None  # if a node makes the journal's end suspect
 
     @property
     def members(self) -> list[MemberFound]:
@@ -113,18 +115,19 @@ async def read_tree(checked: CheckedSet, *, in_columns: bool = False) -> AsyncIt
     checked.superseded = replayed.superseded
     journaled = journaled_sectors(entries)
     checked.tree = TreeReader(contents, bounds, replayed.extents, journaled, report)
-    traces = LeafTraces(members, checked.journal)
+    traces, copies = LeafTraces(members, checked.journal), NodeCopies(members, checked.journal)
     if found.metadata_keys.root is not None:
         root, level = found.metadata_keys.root, checked.journal.newest.level
         async for node in checked.tree.nodes(root, level, in_columns=in_columns):
             traces.see(node)
+            await copies.see(node)
             _report_hiding(node, checked.tree, report)
             yield node
     else:
         checked.tree.rows.add(replayed.extents)
     contents.judge(replayed.keys, [*found.metadata_pointers, *checked.tree.node_pointers])
     _judge_keys(checked, contents, report)
-    await _judge_by_entries(checked, traces, bounds, report)
+    await _judge_by_entries(checked, traces, copies, bounds, report)
 
 
 def _report_of_tree(checked: CheckedSet) -> Report:
@@ -156,11 +159,13 @@ def _report_hiding(node: NodeFound, tree: TreeReader, report: Report) -> None:
     report(Finding(rule, severity, "btree node", node.where, problem, lost))
 
 
-async def _judge_by_entries(checked: CheckedSet, traces: LeafTraces, bounds: Bounds, report: Report) -> None:
+async def _judge_by_entries(
+    checked: CheckedSet, traces: LeafTraces, copies: NodeCopies, bounds: Bounds, report: Report
+) -> None:
     """Compare the leaves with all entries, also those that are not needed any more.
 
-    1. Leaves that have keys which entries replaced. 2. Leaves that have keys which no entry has, though the
-    journal has all of them.
+    1. Leaves that have keys which entries replaced. 2. Nodes that have a sector which is where the next entry
+    would be. 3. Leaves that have keys which no entry has, though the journal has all of them.
     """
     journal, tree = checked.journal, checked.tree
     assert journal is not None
@@ -168,10 +173,11 @@ async def _judge_by_entries(checked: CheckedSet, traces: LeafTraces, bounds: Bou
     checked.outdated = OutdatedKeys(tree.rows, journal.sound_by_seq(), bounds)
     for low, high in checked.outdated.leaves(tree.sound_leaves):
         report_erased(low, high, report)
-    checked.end_by_leaves = await traces.end(tree.rows.row_count)
-    if checked.end_by_leaves is not None:
-        journal.end = checked.end_by_leaves
-        report(finding_of_end(journal))
+    checked.end_by_index = copies.end() or await traces.end(tree.rows.row_count)
+    if checked.end_by_index is not None:
+        journal.end = checked.end_by_index
+        advice = way_back(checked.members, journal.newest.seq) if copies.end() else ""
+        report(finding_of_end(journal, advice))
 
 
 def _judge_keys(checked: CheckedSet, contents: BucketContents, report: Report) -> None:

@@ -25,9 +25,9 @@ def take_tree(checked: CheckedSet, known: CheckedSet) -> bool:
     checked.tree = tree
     checked.metadata.censuses = known.metadata.censuses
     checked.totals, checked.superseded = known.totals, known.superseded
-    checked.outdated, checked.end_by_leaves = known.outdated, known.end_by_leaves
-    if checked.journal is not None and checked.end_by_leaves is not None:
-        checked.journal.end = checked.end_by_leaves
+    checked.outdated, checked.end_by_index = known.outdated, known.end_by_index
+    if checked.journal is not None and checked.end_by_index is not None:
+        checked.journal.end = checked.end_by_index
     checked.tree_findings = known.tree_findings
     checked.findings.add(known.tree_findings)
     return True

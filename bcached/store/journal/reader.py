@@ -76,6 +76,15 @@ class JournalEnd:
     is_certain: bool = True  # that a power cut does not explain it
     is_torn: bool = False  # a device that garbles the sector it is writing when the power fails explains it
     unread: BcachedError | None = field(default=None, compare=False)  # what may be there could not be read
+    keys: "KeySector | None" = field(default=None, compare=False)  # what is there, if it is keys
+
+
+@dataclass(frozen=True, slots=True)
+class KeySector:
+    """A sector of keys where the next entry would be, though no earlier lap of the ring was there."""
+
+    where: str
+    raw: bytes
 
 
 @dataclass(slots=True)

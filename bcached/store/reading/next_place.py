@@ -7,7 +7,7 @@ power cut that interrupts the next entry may replace any sector of that but the 
 of that entry. Anything else in the first sector was written there by mistake, maybe over an entry.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bcached.errors import BcachedError
@@ -15,9 +15,10 @@ from bcached.format.damage.entry_rest import ends_of_rest
 from bcached.format.damage.torn_entry import begins_with_key_word
 from bcached.format.jset import EntryTrace, PlacedEntry, claimed_bytes, is_of_another_set
 from bcached.format.magic import SUPERBLOCK_MAGIC
-from bcached.store.journal.reader import BucketFound, End, JournalEnd
+from bcached.store.journal.reader import BucketFound, End, JournalEnd, KeySector
 from bcached.store.membership import MemberFound
 from bcached.store.reading.ring_copies import RingCopies
+from bcached.store.reading.ring_order import may_follow, may_precede
 from bcached.units import SECTOR_BYTES
 
 ERASED_BYTES = 24  # up to an entry's seq, and no more of it need be erased to hide it
@@ -61,8 +62,10 @@ class NextPlace:
     async def end_without_older(self) -> JournalEnd:
         """Returns what a place shows if no entry of an earlier lap is behind it, or there.
 
-        1. What is somewhere else, too, was written here by mistake. 2. Anything that no set has in such
-        places cannot be the only sector behind the newest entry that was ever written.
+        1. What is somewhere else, too, was written here by mistake. 2. In the first lap, keys may be what
+        was left of an entry whose write a power cut interrupted, or of the index (check/node_copies.py).
+        3. Anything that no set has in such places cannot be all that was ever written behind the newest
+        entry, but for the rest of the entry that it was written over.
         """
         try:
             return await self._end_by_bytes(await self._read(self.byte, self.bucket_bytes - self.byte))
@@ -74,16 +77,25 @@ class NextPlace:
         if is_entry or not any(raw[:ERASED_BYTES]) or self.member.superblock.discard:
             return JournalEnd()
         if ends_of_rest(raw):
-            copy = await self._copies.of_rest(raw[:SECTOR_BYTES], self.bucket, self.byte)
-            return self.suspect(f"what is there is at {copy}, too") if copy else JournalEnd()
+            first = raw[:SECTOR_BYTES]
+            if copy := await self._copies.of_rest(first, self.bucket, self.byte):
+                return self.suspect(f"what is there is at {copy}, too")
+            if self.byte:
+                keys = KeySector(self.where, first) if self._is_in_first_lap() else None
+                return JournalEnd(keys=keys)
         is_of_a_set = SUPERBLOCK_MAGIC in raw[:SECTOR_BYTES] or is_of_another_set(raw, 0, self.bucket.where)
-        if any(raw[SECTOR_BYTES:]) or is_of_a_set:
+        if is_of_a_set or not all(map(ends_of_rest, _sectors(raw[SECTOR_BYTES:]))):
             return JournalEnd()
         return self.suspect(NO_REST, is_torn=True)
 
     def suspect(self, why: str, *, is_torn: bool = False) -> JournalEnd:
         """Returns an end that is suspect by what is there."""
-        return JournalEnd(End.SUSPECT, f"{self.bucket.where}, byte {self.byte}", why, is_torn=is_torn)
+        return JournalEnd(End.SUSPECT, self.where, why, is_torn=is_torn)
+
+    @property
+    def where(self) -> str:
+        """The location, in words."""
+        return f"{self.bucket.where}, byte {self.byte}"
 
     def gap_end(self) -> int:
         """Returns the byte where what an earlier lap left begins."""
@@ -95,20 +107,34 @@ class NextPlace:
     async def _end_by_header(self, header: EntryTrace, first: bytes) -> JournalEnd:
         """Returns what an older entry there shows.
 
-        1. Its number is damaged. 2. It is somewhere else, too. 3. It is not what the lap before had there.
-        4. It is, as far as that is known; if it is not whole, another was being written over it when the
-        power failed.
+        1. Its number is damaged. 2. It is somewhere else, too, or belongs there. 3. It is not what the lap
+        before had there. 4. It is, as far as that is known; if it is not whole, another was being written
+        over it when the power failed.
         """
         if header.seq > self.newest:
             return JournalEnd()
         if (copy := await self._copies.of_entry(header.seq, first, self.bucket, self.byte)) is not None:
             return self.suspect(f"entry {header.seq} is there, and at {copy}, too")
+        here = next((one for one in self.bucket.sound if one.offset_bytes == self.byte), None)
+        if here is not None and not here.entry.is_a_filling and self._is_out_of_order(here):
+            return self.suspect(
+                f"entry {header.seq} is there, and those next to it in sequence are elsewhere"
+            )
         start = self._start_of_lap()
         if start is not None and not self._leads_to(start, header, claimed_bytes(first)):
             why = f"entry {header.seq} is there, in front of entry {start.entry.seq} of an earlier lap"
             return self.suspect(why)
-        is_sound = any(placed.offset_bytes == self.byte for placed in self.bucket.sound)
-        return JournalEnd(End.PROVEN if is_sound else End.PLAUSIBLE)
+        return JournalEnd(End.PLAUSIBLE if here is None else End.PROVEN)
+
+    def _is_out_of_order(self, here: PlacedEntry) -> bool:
+        one, buckets = (self.bucket, here), (self.bucket, *self.following)
+        return not (
+            may_follow(one, buckets, self.block_bytes) and may_precede(one, buckets, self.block_bytes)
+        )
+
+    def _is_in_first_lap(self) -> bool:
+        """Whether the ring has a bucket where the journal began, which the next lap uses first."""
+        return any(begins_journal(one.sound, self.block_bytes) for one in (self.bucket, *self.following))
 
     def _start_of_lap(self) -> PlacedEntry | None:
         """Returns the first of the entries in sequence up to the lap's last here; None if unknown."""
@@ -178,3 +204,21 @@ class NextPlace:
     def bucket_bytes(self) -> int:
         """The size of a bucket."""
         return self.member.superblock.bucket_bytes
+
+
+def begins_journal(sound: Sequence[PlacedEntry], block_bytes: int) -> bool:
+    """Whether the first of a bucket's entries is of the first lap: with entry 1, or where that was.
+
+    Each entry takes a block.
+    """
+    first = min(sound, key=offset_of, default=None)
+    return first is not None and first.entry.seq <= first.offset_bytes // block_bytes + 1
+
+
+def offset_of(placed: PlacedEntry) -> int:
+    """Returns the byte of the bucket where an entry begins."""
+    return placed.offset_bytes
+
+
+def _sectors(raw: bytes) -> Iterator[bytes]:
+    return (raw[begin : begin + SECTOR_BYTES] for begin in range(0, len(raw), SECTOR_BYTES))

@@ -15,12 +15,19 @@ from dataclasses import dataclass, replace
 
 from bcached.errors import BcachedError
 from bcached.format.damage.torn_entry import begins_with_key_word
-from bcached.format.jset import EntryTrace, PlacedEntry
+from bcached.format.jset import EntryTrace
 from bcached.store.finding import SUSPECT_END, Finding, Severity
 from bcached.store.journal.reader import BucketFound, End, JournalEnd, JournalFound
 from bcached.store.membership import MemberFound
-from bcached.store.reading.next_place import ERASED_BYTES, UNLESS_DISCARDED, NextPlace
+from bcached.store.reading.next_place import (
+    ERASED_BYTES,
+    UNLESS_DISCARDED,
+    NextPlace,
+    begins_journal,
+    offset_of,
+)
 from bcached.store.reading.prio_traces import prio_traces
+from bcached.store.reading.ring_order import may_follow, placed_of
 from bcached.units import SECTOR_BYTES
 
 STRUCTURE, LOST = "journal", "the changes in newer entries, if there were any"
@@ -44,7 +51,8 @@ async def find_end(found: JournalFound, members: Sequence[MemberFound]) -> Journ
     for number, member in enumerate(members):
         async for trace in prio_traces(found, number, member):
             return JournalEnd(End.SUSPECT, trace.where, trace.why)
-    return JournalEnd(unread=next((end.unread for end in ends if end.unread), None))
+    unread = next((end.unread for end in ends if end.unread), None)
+    return JournalEnd(unread=unread, keys=next((end.keys for end in ends if end.keys), None))
 
 
 def finding_of_end(found: JournalFound, advice: str = "") -> Finding:
@@ -69,6 +77,7 @@ class Newest:
     seq: int
     bucket: BucketFound
     behind: int
+    is_in_order: bool  # else it was written to a wrong place
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +98,17 @@ class RingRead:
         return JournalEnd() if lags and end.known == End.SUSPECT else end
 
     def newest(self) -> Newest | None:
-        """Returns the member's newest entry; None without any."""
-        newest = None
-        for bucket in self.buckets():
-            for placed in bucket.sound:
-                seq = placed.entry.seq
-                if seq <= self.found.newest.seq and (newest is None or seq > newest.seq):
-                    behind = placed.offset_bytes + placed.blocks * self.block_bytes
-                    newest = Newest(seq, bucket, behind)
-        return newest
+        """Returns the member's newest entry, of several where the one before it is; None without any."""
+        buckets = self.buckets()
+        sound = [placed.entry.seq for bucket in buckets for placed in bucket.sound]
+        seq = max((seq for seq in sound if seq <= self.found.newest.seq), default=None)
+        if seq is None:
+            return None
+        places = placed_of(seq, buckets)
+        in_order = [one for one in places if may_follow(one, buckets, self.block_bytes)]
+        bucket, placed = (in_order or places)[0]
+        behind = placed.offset_bytes + placed.blocks * self.block_bytes
+        return Newest(seq, bucket, behind, is_in_order=bool(in_order))
 
     def _is_newer_at(self, bucket: BucketFound, byte: int, seq: int) -> bool:
         newest = self.found.newest.seq
@@ -115,13 +126,18 @@ class RingRead:
 
     async def _end_behind(self, newest: Newest) -> JournalEnd:
         """Returns what both places show where the next entry would be."""
+        if not newest.is_in_order:
+            where = f"{newest.bucket.where}, in front of byte {newest.behind}"
+            return JournalEnd(
+                End.SUSPECT, where, f"entry {newest.seq} is there, and not behind the one before"
+            )
         following = self.following(newest.bucket)
         end = await self._end_here(newest, following)
         if end.known == End.SUSPECT or not following:
             return end
         upcoming = await self._end_at_next(following[0], newest.seq)
         worse = end if end.known > upcoming.known else upcoming
-        return replace(worse, unread=end.unread or upcoming.unread)
+        return replace(worse, unread=end.unread or upcoming.unread, keys=end.keys or upcoming.keys)
 
     async def _end_here(self, newest: Newest, following: Sequence[BucketFound]) -> JournalEnd:
         """Returns what the place behind the newest entry shows.
@@ -187,11 +203,11 @@ class RingRead:
         if self.member.superblock.discard:
             return True
         used = (sound for bucket in self.following(blank) if bucket.traces and (sound := bucket.sound))
-        first = min(next(used, []), key=_offset_of, default=None)
-        if first is None:
+        entries = sorted(next(used, []), key=offset_of)
+        if not entries:
             return False
-        entry = first.entry
-        is_first = entry.seq <= first.offset_bytes // self.block_bytes + 1
+        entry = entries[0].entry
+        is_first = begins_journal(entries, self.block_bytes)
         return is_first or entry.is_a_beginning or entry.seq >= self.found.newest.last_seq
 
     @property
@@ -208,7 +224,3 @@ class RingRead:
 def older_in(bucket: BucketFound, byte: int, seq: int) -> list[EntryTrace]:
     """Returns the traces of entries from a byte of a bucket on that are not newer than one."""
     return [trace for trace in bucket.traces if trace.byte >= byte and trace.seq <= seq]
-
-
-def _offset_of(placed: PlacedEntry) -> int:
-    return placed.offset_bytes

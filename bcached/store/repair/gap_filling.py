@@ -49,7 +49,7 @@ class _Gap:
         for place, bucket in enumerate(gap):
             if bucket.traces or not self.ring.may_be_blank(bucket):
                 patches += self._filled(self._place(bucket, 0), first - len(gap) + place)
-            elif place == 0 and (await self._place(bucket, 0).end_without_older()).known == End.SUSPECT:
+            elif place == 0 and await self._is_foreign(self._place(bucket, 0)):
                 patches += self._erased(self._place(bucket, 0))
         if not gap and following and (await self._place(oldest, 0).end()).known == End.SUSPECT:
             patches += self._filled(self._place(oldest, 0), self._last_in(following[1:]))
@@ -63,10 +63,16 @@ class _Gap:
         if older_in(place.bucket, place.byte, self.newest.seq):
             is_suspect = (await place.end()).known == End.SUSPECT
             return self._filled(place, self._last_in(following)) if is_suspect else []
-        return self._erased(place) if (await place.end_without_older()).known == End.SUSPECT else []
+        return self._erased(place) if await self._is_foreign(place) else []
 
     def _place(self, bucket: BucketFound, byte: int) -> NextPlace:
         return NextPlace(self.ring.member, bucket, byte, self.ring.following(bucket), self.newest.seq)
+
+    async def _is_foreign(self, place: NextPlace) -> bool:
+        """Whether what no entry of an earlier lap is behind was written there by mistake."""
+        end, judged = await place.end_without_older(), self.ring.found.end
+        is_of_index = end.keys is not None and judged is not None and judged.keys == end.keys
+        return end.known == End.SUSPECT or is_of_index
 
     def _last_in(self, following: Sequence[BucketFound]) -> int:
         """Returns the seq in front of the first entry of the next bucket; 0 if there is none."""

@@ -369,9 +369,9 @@ async def test_an_unneeded_bucket_that_begins_with_a_flipped_bit_hides_no_newer_
 async def test_what_is_left_of_the_lap_before_is_nothing() -> None:
     builder = sound()
     byte = builder.write_entry(builder.entry(9, 9), journal_byte(builder, 2))
-    byte = builder.write_entry(builder.entry(2, 1, [builder.extent(0, 7000, 8)]), byte)
-    builder.write_entry(builder.entry(5, 1), byte)
-    builder.flip(builder.entries[5][1] + 32)
+    byte = builder.write_entry(builder.entry(5, 1, [builder.extent(0, 7000, 8)]), byte)
+    builder.write_entry(builder.entry(6, 1), byte)
+    builder.flip(builder.entries[6][1] + 32)
     found = await assert_found(builder)
     assert found.totals.live_keys == 30
 

@@ -11,6 +11,7 @@ from bcached.keys import Key, Pointer
 from bcached.store.finding import Findings, Severity
 from bcached.store.journal.reader import End, JournalFound
 from bcached.store.reading.journal_check import read_journal
+from bcached.store.rescue.remains.journal_left import read_journal_left
 from instruments.samples.journal_rings import BLOCK, BUCKET, COUNT, Ring, entry, member, packed
 
 A_BUCKET = BUCKET // BLOCK
@@ -96,6 +97,39 @@ async def test_an_older_entry_where_the_newest_belongs_is_suspect(written: int) 
     assert found.end is not None
     assert (found.newest.seq, found.end.known) == (written - 1, End.SUSPECT)
     assert f"entry {written - 3} is there, and at " in findings.listed[0].problem
+
+
+@pytest.mark.parametrize("written", [5, A_BUCKET * COUNT + 5])
+@pytest.mark.parametrize("behind", [1, 3])
+async def test_such_an_entry_is_suspect_also_if_nothing_is_left_where_it_was(
+    written: int, behind: int
+) -> None:
+    """1. It is the newest that is left. 2. It is one of those before."""
+    ring = round_and_round(written)
+    key = Key(0, 8, 8, True, (Pointer(0, 4096, 3),))
+    older = replace(entry(written - behind, max(written - behind - 1, 1)), keys=(key,))
+    ring[1][4 - behind], ring[1][4] = GAP, older
+    findings = Findings()
+    left = await read_journal_left([member(ring)], findings.report)
+    assert left.found.end is not None
+    assert (left.found.newest.seq, left.found.end.known) == (written - 1, End.SUSPECT)
+    assert f"entry {written - behind} is there, and " in findings.listed[-1].problem
+
+
+async def test_lives_begin_buckets_and_leave_entries_in_order() -> None:
+    ring = {1: entries(1, 3), 2: entries(4, 1), 3: entries(5, 2)}
+    assert await end_of(ring) == End.PLAUSIBLE
+
+
+@pytest.mark.parametrize(
+    ("behind", "known"), [([], End.SUSPECT), ([GAP, Random(4).randbytes(BLOCK)], End.PLAUSIBLE)]
+)
+async def test_the_rest_of_the_newest_entry_behind_other_bytes_is_suspect_where_the_device_was_blank(
+    behind: list[bytes], known: End
+) -> None:
+    ring = round_and_round(3)
+    ring[1] += [b"\xff" * BLOCK + packed(of_three_blocks(4))[BLOCK:], *behind]
+    assert await end_of(ring) == known
 
 
 async def test_a_bucket_that_an_earlier_lap_filled_in_part_proves_nothing() -> None:

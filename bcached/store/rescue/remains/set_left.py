@@ -259,7 +259,7 @@ def _judge_by_entries(left: SetLeft) -> None:
             report_erased(leaf.low, leaf.high, left.checked.findings.report)
             leaf.newer = Extents()
     left.doubts.take_as_outdated(outdated.keys)
-    left.doubts.nothing_is_sure |= left.checked.end_by_leaves is not None
+    left.doubts.nothing_is_sure |= left.checked.end_by_index is not None
 
 
 def _doubt_hiding(left: SetLeft, node: NodeFound) -> None:
