@@ -79,7 +79,7 @@ class Attachment:
             return
         self._refuse()
 
-    def request(self, kind: type[P], **fields: Any) -> P:
+    def request(self, kind: type[P], fields: dict[str, Any]) -> P:
         """Returns a request whose fields are of no struct; raises what `check` does."""
         if not self._is_open or getpid() != self._pid:
             self._refuse()

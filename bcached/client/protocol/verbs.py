@@ -170,9 +170,10 @@ def lookup(
     touch: bool | None = None,
 ) -> Call[Found]:
     """Returns the keys of a range, and where to continue if there are more than the limit."""
-    request = at.request(
-        Lookup, inode=inode, offset=offset, sectors=sectors, limit=limit, pin=pin, touch=touch
-    )
+    fields = {
+        "inode": inode, "offset": offset, "sectors": sectors, "limit": limit, "pin": pin, "touch": touch,
+    }  # fmt: skip
+    request = at.request(Lookup, fields)
     undo = _unpin_found if pin else None
     return Call(LOOKUP, request, Found, _itself, undo)
 
