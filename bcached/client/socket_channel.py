@@ -258,12 +258,13 @@ class SocketChannel:
             if self._lead is not call:
                 self._queue_or_lead(call)
                 continue
-            length = self._read()  # if it is interrupted, nothing was read
+            length = self._read()  # interrupted within, nothing was read; behind it, the buffer tells
             with self._lock:
-                if not self._queued and self._exchange.receive_reply(call, bytes(self._received[:length])):
-                    self._received[0] = PASSED_ON
-                else:
+                exchange = self._exchange
+                has_more_to_do = self._queued or self._unsent or exchange.outgoing
+                if has_more_to_do or not exchange.receive_reply(call, bytes(self._received[:length])):
                     self._pass_on(length)
+                self._received[0] = PASSED_ON
                 if call.is_settled or call.news:
                     self._hand_on(call)
                     return

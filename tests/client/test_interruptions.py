@@ -245,6 +245,24 @@ async def test_a_handler_that_calls_the_client_it_interrupts_is_refused(tmp_path
         assert said.split() == [b"RuntimeError", b"1", b"1"]
 
 
+async def test_what_a_handler_gives_back_during_a_call_is_sent_with_its_reply(tmp_path: Path) -> None:
+    async with served(tmp_path) as it:
+
+        def story() -> int:
+            with BlockingClient(it.path) as client:
+                (key,) = client.allocate(0, 0, 8)
+                channel, call = client._channel, bcached.client.protocol.verbs.explain(client._at)
+                channel._send(call)
+                channel._exchange.send_oneway(
+                    bcached.client.protocol.verbs.release_message((key,))
+                )  # in a step
+                channel._wait(call)
+                assert not channel._exchange.outgoing
+                return client.status().reserved_sectors
+
+        assert await asyncio.to_thread(story) == 0
+
+
 async def test_what_an_interruption_of_an_interruption_leaves_is_put_in_order(tmp_path: Path) -> None:
     async with served(tmp_path) as it:
 
