@@ -163,9 +163,9 @@ class Exchange:
             return False
         if answer.error is not None or answer.continues:
             return False
-        calls.popleft()
         call.given = answer.parameters
-        call.is_settled = True
+        call.is_settled = True  # before an interruption could leave it neither here nor answered
+        calls.popleft()
         return True
 
     def receive(self, data: bytes) -> list[Call[Any]]:

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """The protocol core alone: bytes in, bytes out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import pytest
@@ -12,6 +14,7 @@ from bcached.client.protocol.exchange import CLOSED, Call, Exchange
 from bcached.errors import ClientClosed, ConnectionLost, NoSuchVolume, ShuttingDown
 from bcached.wire.admin_messages import Change, News, Watch
 from bcached.wire.messages import REPLY_BYTES_MAX, Allocate, Committed, Nothing
+from instruments.time.interruptions import interrupted_at
 
 
 def call(undo: bool = False, more: bool = False) -> Call[int]:
@@ -82,6 +85,29 @@ def test_only_one_whole_reply_to_the_next_call_is_taken_at_once(
         one.end("over")
     assert [one.given for one in calls] == [one.given for one in twins]
     assert exchange.broken == twin.broken
+
+
+@pytest.mark.parametrize(
+    "receive",
+    [
+        lambda exchange, _: exchange.receive(answer(7)),
+        lambda exchange, one: exchange.receive_reply(one, answer(7)),
+    ],
+)
+def test_no_call_is_left_without_an_outcome_by_an_interruption(
+    receive: Callable[[Exchange, Call[int]], object],
+) -> None:
+    number = 0
+    while True:
+        one = call()
+        exchange = asked(one)
+        if not interrupted_at(number, partial(receive, exchange, one)):
+            break
+        exchange.end("interrupted")
+        assert one.is_settled
+        number += 1
+    assert number > 2
+    assert one.outcome() == 7
 
 
 def test_the_end_of_a_reply_is_not_taken_for_a_whole_one() -> None:
