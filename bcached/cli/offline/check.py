@@ -12,7 +12,7 @@ from bcached.cli.fsck_command import FsckCommand, FsckStatus
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Interrupted
-from bcached.cli.offline.consent import progress_line, search_line
+from bcached.cli.offline.consent import progress_line, reading_line, search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, warn_if_partitioned, warn_if_used
 from bcached.cli.offline.reports.finding_document import finding_document
@@ -106,7 +106,8 @@ async def _check(
     async with opened(request.devices) as caches, opened(request.backings) as backings:
         devices, about_map = request.copy_maps.applied(caches)
         warnings += about_map
-        steady = await check_steadily(devices, in_use=request.in_use)
+        with reading_line() as node_read:
+            steady = await check_steadily(devices, in_use=request.in_use, node_read=node_read)
         owner = await _answer_owner(request, steady, devices, backings, warnings)
         if steady.checked.is_fresh:
             return steady, owner, await _next_for_former_set(steady.checked, request.backings)
@@ -150,7 +151,11 @@ async def _answer_owner(
             click.echo(f"bcachectl: {warnings[-1]}", err=True)
         totals, report = steady.checked.totals, steady.checked.findings.report
         sectors = totals.dirty_sectors + totals.clean_sectors
-        with progress_line(sectors, "read") as show, search_line() as question.searched:
+        with (
+            progress_line(sectors, "read") as show,
+            search_line() as question.searched,
+            reading_line() as question.node_read,
+        ):
             return await question.answer(devices, report, lambda done: show(done.sectors))
     return None
 

@@ -11,7 +11,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Interrupted
-from bcached.cli.offline.consent import ask, going_on, progress_line
+from bcached.cli.offline.consent import ask, going_on, progress_line, reading_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.paths import PATH
 from bcached.device import FileDevice
@@ -112,7 +112,8 @@ def clone(
 
 async def _clone(options: GlobalOptions, request: CloneRequest, *, is_new: bool) -> CloneOutcome:
     async with opened([request.cache, *request.others], to_read_alone=not request.dry_run) as devices:
-        checked = await check_set(devices)
+        with reading_line() as node_read:
+            checked = await check_set(devices, node_read)
         refuse_damaged(checked)
         numbers = [n for n, member in enumerate(checked.members) if member.block_device is devices[0]]
         outcome = CloneOutcome(checked.members[numbers[0]], live_areas(checked, numbers[0]))

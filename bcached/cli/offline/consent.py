@@ -2,6 +2,7 @@
 """The user's consent to changes for good, reports of progress, and what to do next if a write fails."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -47,14 +48,39 @@ def progress_line(total_sectors: int, done: str) -> Iterator[Callable[[int], Non
         yield lambda _: None
         return
     total = format_size(total_sectors * SECTOR_BYTES)
+    is_shown = False
 
     def show(sectors: int) -> None:
+        nonlocal is_shown
+        is_shown = True
         click.echo(f"\r{format_size(sectors * SECTOR_BYTES)} of {total} {done}  ", nl=False, err=True)
 
     try:
         yield show
     finally:
-        click.echo(err=True)
+        if is_shown:
+            click.echo(err=True)
+
+
+@contextmanager
+def reading_line(clock: Callable[[], float] = time.monotonic) -> Iterator[Callable[[], None]]:
+    """Yields a count of the index's nodes: once a second a line on a terminal, nothing elsewhere."""
+    count, shown = 0, clock()
+    is_shown = False
+
+    def show() -> None:
+        nonlocal count, shown, is_shown
+        count += 1
+        now = clock()
+        if now >= shown + 1:
+            shown, is_shown = now, True
+            click.echo(f"\r{count:,} nodes of the index read  ", nl=False, err=True)
+
+    try:
+        yield show if sys.stderr.isatty() else lambda: None
+    finally:
+        if is_shown:
+            click.echo(err=True)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from bcached.cli.fsck_command import FsckCommand, WronglyUsed
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Interrupted
-from bcached.cli.offline.consent import confirm, going_on, search_line
+from bcached.cli.offline.consent import confirm, going_on, reading_line, search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, partition_table_of, warn_if_used
 from bcached.cli.offline.reports.repair_report import document, lines, status_of, step_lines
@@ -227,9 +227,9 @@ async def _repair(options: GlobalOptions, request: RepairRequest) -> Repair:
         for path in request.caches:
             _refuse_partitioned(path)
     async with opened(request.caches, to_change=bool(request.steps) and not request.dry_run) as devices:
-        with search_line() as searched:
+        with search_line() as searched, reading_line() as node_read:
             seen, _ = request.copy_maps.applied(devices)
-            done = await plan_repair(devices, await _wishes(request), searched, seen)
+            done = await plan_repair(devices, await _wishes(request), searched, seen, node_read)
         if request.dry_run or not done.is_needed or done.obstacle:
             return done
         _ask(options, request, done)

@@ -14,7 +14,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Failed, Interrupted
-from bcached.cli.offline.consent import confirm, going_on, search_line
+from bcached.cli.offline.consent import confirm, going_on, reading_line, search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, partitions_told, warn_if_used
 from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
@@ -146,7 +146,7 @@ def rescue(
         layout,
     )
     if dry_run:
-        warn_if_used(caches)
+        warn_if_used([*caches, *filter(None, [backing])])
     try:
         with partitions_told([*caches, *filter(None, [backing])]):
             done = run_interruptibly(_rescue(options, request))
@@ -166,7 +166,8 @@ async def _set_uuid_of(backing: str) -> UUID:
 async def _rescue(options: GlobalOptions, request: RescueRequest) -> Rescue:
     async with opened(request.caches, to_read_alone=not request.dry_run) as caches:
         devices, _ = request.copy_maps.applied(caches)
-        left = await read_corrected(devices, request.layout)
+        with reading_line() as node_read:
+            left = await read_corrected(devices, request.layout, node_read=node_read)
         with search_line() as searched:
             await add_found_leaves(left, searched)
         unreadable = Unreadable.of(left.members)

@@ -12,7 +12,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Interrupted
-from bcached.cli.offline.consent import ask, going_on, progress_line
+from bcached.cli.offline.consent import ask, going_on, progress_line, reading_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.paths import PATH
 from bcached.device import FileDevice
@@ -122,7 +122,8 @@ async def _resize(options: GlobalOptions, request: ResizeRequest) -> ResizeOutco
 
 
 async def _planned(devices: Sequence[FileDevice], size_bytes: int) -> ResizePlan:
-    checked = await check_set(devices)
+    with reading_line() as node_read:
+        checked = await check_set(devices, node_read)
     refuse_damaged(checked)
     (number,) = (n for n, member in enumerate(checked.members) if member.block_device is devices[0])
     bucket_bytes = checked.members[number].superblock.bucket_bytes

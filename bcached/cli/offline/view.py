@@ -13,7 +13,7 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import run_interruptibly
-from bcached.cli.offline.consent import search_line
+from bcached.cli.offline.consent import reading_line, search_line
 from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, partitions_told, warn_if_used
 from bcached.cli.offline.nbd_export import refuse_without_engine, serve, uri_of
@@ -153,7 +153,8 @@ async def _find(
 ) -> Exported:
     async with opened(paths) as caches:
         devices, _ = copy_maps.applied(caches)
-        left = await read_corrected(devices)
+        with reading_line() as node_read:
+            left = await read_corrected(devices, node_read=node_read)
         with search_line() as searched:
             await add_found_leaves(left, searched)
         extents = DirtyExtents.of(left)

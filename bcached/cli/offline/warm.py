@@ -13,7 +13,7 @@ from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import run_interruptibly
 from bcached.cli.main import Failed, Interrupted
-from bcached.cli.offline.consent import ask, going_on, progress_line
+from bcached.cli.offline.consent import ask, going_on, progress_line, reading_line
 from bcached.cli.offline.devices import opened, warn_if_used
 from bcached.cli.offline.ranges_file import parse_ranges
 from bcached.cli.paths import PATH
@@ -133,7 +133,8 @@ async def _warm(options: GlobalOptions, request: WarmRequest) -> WarmOutcome:
         opened(request.caches, to_change=changes) as devices,
     ):
         found = await read_backing(backing)
-        checked = await check_set(devices)
+        with reading_line() as node_read:
+            checked = await check_set(devices, node_read)
         refuse_damaged(checked)
         outcome = _plan(request, checked, found, backing)
         if changes:

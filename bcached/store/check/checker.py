@@ -5,7 +5,7 @@ The readers and the rules are those of an opening (set_reader.py, node_rules.py,
 is what does not keep a set from being opened: lost keys, overlapping keys, what other readers would miss.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
@@ -32,6 +32,8 @@ from bcached.store.reading.ring_end import finding_of_end
 from bcached.store.reading.set_reader import Metadata
 from bcached.store.reading.set_reader import read_metadata as read_all_metadata
 from bcached.store.reading.tree_reader import TreeReader
+
+NodeRead = Callable[[], None]  # is called for each node of the index that was read
 
 
 @dataclass(slots=True)
@@ -85,11 +87,15 @@ class CheckedSet:
         return behind(pointer.gen, int(census.gens[census.geometry.bucket_of(pointer.sector)]))
 
 
-async def check_set(devices: Sequence[BlockDevice]) -> CheckedSet:
+def count_nothing() -> None:
+    """Report no progress."""
+
+
+async def check_set(devices: Sequence[BlockDevice], node_read: NodeRead = count_nothing) -> CheckedSet:
     """Check everything. Raises SetRefused if these are not all the members of their set."""
     checked = await read_metadata(devices)
     async for _ in read_tree(checked, in_columns=True):
-        pass
+        node_read()
     return checked
 
 

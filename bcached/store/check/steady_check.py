@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
-from bcached.store.check.checker import CheckedSet, check_set, read_metadata
+from bcached.store.check.checker import CheckedSet, NodeRead, check_set, count_nothing, read_metadata
 from bcached.store.finding import Finding, Findings, Severity
 
 READINGS_MAX = 5
@@ -31,13 +31,15 @@ class SteadyCheck:
     passing: int  # findings that were not there again
 
 
-async def check_steadily(devices: Sequence[BlockDevice], *, in_use: bool) -> SteadyCheck:
+async def check_steadily(
+    devices: Sequence[BlockDevice], *, in_use: bool, node_read: NodeRead = count_nothing
+) -> SteadyCheck:
     """Check a set, several times if needed. Raises an error only if the last reading ends with it."""
     stays: set[RuleAndWhere] | None = None
     seen: set[RuleAndWhere] = set()
     for reading in range(1, READINGS_MAX + 1):
         try:
-            checked = await check_set(devices)
+            checked = await check_set(devices, node_read)
         except BcachedError:
             if not in_use or reading == READINGS_MAX:
                 raise

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import DeviceError, SetRefused
-from bcached.store.check.checker import CheckedSet
+from bcached.store.check.checker import CheckedSet, NodeRead, count_nothing
 from bcached.store.repair.bit_correction import correct_bits
 from bcached.store.repair.gap_filling import fill_gap
 from bcached.store.repair.journal_clearing import clear_journal_behind
@@ -23,6 +23,7 @@ async def plan_repair(
     wishes: Wishes,
     searched: SearchProgress = no_search_progress,
     seen: Sequence[BlockDevice] | None = None,
+    node_read: NodeRead = count_nothing,
 ) -> Repair:
     """Returns the repair, planned and previewed. Raises BcachedError if a step cannot be done.
 
@@ -30,7 +31,7 @@ async def plan_repair(
     """
     may_lack_members = StepOption.DROP_MISSING in wishes.steps
     try:
-        repair = await Repair.of(devices, seen, may_lack_members=may_lack_members)
+        repair = await Repair.of(devices, seen, node_read, may_lack_members=may_lack_members)
         return await _plan(repair, wishes, searched)
     except DeviceError as error:
         raise SetRefused(

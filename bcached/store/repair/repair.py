@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import SetRefused
-from bcached.store.check.checker import CheckedSet, check_set
+from bcached.store.check.checker import CheckedSet, NodeRead, check_set, count_nothing
 from bcached.store.finding import Severity, finding_of
 from bcached.store.membership import MemberFound
 from bcached.store.patched_device import patched_devices
@@ -34,12 +34,14 @@ class Repair:
     is_done: bool = False
     _seen: Sequence[BlockDevice] = ()
     _view: list[BlockDevice] = field(default_factory=list)
+    _node_read: NodeRead = count_nothing  # while it is planned
 
     @classmethod
     async def of(
         cls,
         devices: Sequence[BlockDevice],
         seen: Sequence[BlockDevice] | None = None,
+        node_read: NodeRead = count_nothing,
         *,
         may_lack_members: bool = False,
     ) -> "Repair":
@@ -49,13 +51,13 @@ class Repair:
         """
         seen = devices if seen is None else seen
         try:
-            checked = await _check(seen)
+            checked = await _check(seen, node_read)
         except SetRefused as error:
             if not may_lack_members:
                 raise
             checked = CheckedSet()
             checked.findings.report(finding_of(error, MEMBERS_RULE, Severity.FATAL, "what only they have"))
-        return cls(devices, checked, _seen=seen, _view=list(seen))
+        return cls(devices, checked, _seen=seen, _view=list(seen), _node_read=node_read)
 
     @property
     def view(self) -> Sequence[BlockDevice]:
@@ -84,7 +86,7 @@ class Repair:
     async def preview(self) -> CheckedSet:
         """Returns what a check will find when the steps are done."""
         if self.after is None:
-            self.after = await _check(self._view) if self.is_needed else self.before
+            self.after = await _check(self._view, self._node_read) if self.is_needed else self.before
         return self.after
 
     @property
@@ -106,8 +108,8 @@ class Repair:
         self.after = await _check(self._seen)
 
 
-async def _check(devices: Sequence[BlockDevice]) -> CheckedSet:
+async def _check(devices: Sequence[BlockDevice], node_read: NodeRead = count_nothing) -> CheckedSet:
     """Returns what a check finds, keys whose data a copy lacks included: zeros are there."""
-    checked = await check_set(devices)
+    checked = await check_set(devices, node_read)
     report_uncopied(checked)
     return checked

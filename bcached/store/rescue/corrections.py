@@ -19,7 +19,7 @@ from bcached.format.damage.correction import (
 )
 from bcached.format.jset import JSET_BYTES, JSET_BYTES_MAX
 from bcached.store.btree.node_reader import NodeFound
-from bcached.store.check.checker import CheckedSet
+from bcached.store.check.checker import CheckedSet, NodeRead, count_nothing
 from bcached.store.patched_device import Patch, patched_devices
 from bcached.store.prio_chain import follow_chain
 from bcached.store.rescue.remains.set_left import SetLeft, read_what_is_left
@@ -30,7 +30,10 @@ READINGS = 4  # what is behind damage is seen only when that is corrected
 
 
 async def read_corrected(
-    devices: Sequence[BlockDevice], layout: KnownLayout | None = None, known: CheckedSet | None = None
+    devices: Sequence[BlockDevice],
+    layout: KnownLayout | None = None,
+    known: CheckedSet | None = None,
+    node_read: NodeRead = count_nothing,
 ) -> SetLeft:
     """Read everything that can be read, with single wrong bits put right. Nothing is written.
 
@@ -40,7 +43,7 @@ async def read_corrected(
     told: list[str] = []
     for _ in range(READINGS):
         patched = patched_devices(devices, patches)
-        left = await read_what_is_left(patched, layout, None if patches else known)
+        left = await read_what_is_left(patched, layout, None if patches else known, node_read)
         left.corrections, left.corrected = told, patches
         found = [correction async for correction in _corrections(left)]
         if not found:

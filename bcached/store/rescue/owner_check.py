@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
+from bcached.store.check.checker import NodeRead, count_nothing
 from bcached.store.finding import Finding, Report, Severity
 from bcached.store.rescue.backing_check import CheckedBacking, check_backing
 from bcached.store.rescue.corrections import read_corrected
@@ -35,6 +36,7 @@ class OwnerQuestion:
     with_data: bool = False
     compare: bool = True  # not while the devices are in use: data changes under the comparison
     searched: SearchProgress = no_search_progress
+    node_read: NodeRead = count_nothing
 
     async def answer(self, devices: Sequence[BlockDevice], report: Report, progress: Progress) -> OwnerCheck:
         """Read what is left of the set, and its data if asked for. Without any answer if nothing is left.
@@ -42,7 +44,7 @@ class OwnerQuestion:
         Raises SetRefused if a backing device is none.
         """
         try:
-            left = await read_corrected(devices)
+            left = await read_corrected(devices, node_read=self.node_read)
             await add_found_leaves(left, self.searched)
         except BcachedError:  # which the check has reported
             return OwnerCheck()

@@ -18,7 +18,7 @@ from bcached.state.index.keys.extents import Extents
 from bcached.state.index.keys.interior_keys import START, Position
 from bcached.store.btree.node_reader import NodeFound
 from bcached.store.btree.node_rules import leaf_extents
-from bcached.store.check.checker import CheckedSet, read_tree
+from bcached.store.check.checker import CheckedSet, NodeRead, count_nothing, read_tree
 from bcached.store.check.outdated_keys import report_erased
 from bcached.store.check.taken_tree import take_tree
 from bcached.store.finding import Finding, Severity
@@ -125,7 +125,10 @@ class SetLeft:
 
 
 async def read_what_is_left(
-    devices: Sequence[BlockDevice], layout: KnownLayout | None = None, known: CheckedSet | None = None
+    devices: Sequence[BlockDevice],
+    layout: KnownLayout | None = None,
+    known: CheckedSet | None = None,
+    node_read: NodeRead = count_nothing,
 ) -> SetLeft:
     """Read everything that can be read. Raises BcachedError if no superblock or no journal can be found.
 
@@ -149,7 +152,7 @@ async def read_what_is_left(
     left = SetLeft(checked, journal, Doubts.of(journal, bounds), bounds)
     left.doubts.nothing_is_sure = not await _guesses_fit(members, journal)
     left.former_tables = [table async for table in _former_tables(left)]
-    await _read_tree(left, known)
+    await _read_tree(left, known, node_read)
     _judge_by_entries(left)
     left.settle()
     return left
@@ -159,11 +162,12 @@ async def _with_journal(member: MemberLeft) -> MemberLeft:
     return MemberLeft(await with_journal_found(member.found), is_guess=True) if member.is_guess else member
 
 
-async def _read_tree(left: SetLeft, known: CheckedSet | None) -> None:
+async def _read_tree(left: SetLeft, known: CheckedSet | None, node_read: NodeRead) -> None:
     """Read the index, and record what is doubtful of it, and where a part of it cannot be reached."""
     level = left.journal.entries[-1].level
     journaled = journaled_sectors(left.journal.entries)
     async for node in _nodes(left, known):
+        node_read()
         if node.damage is not None:
             left.damaged_nodes.append(node)
             await _doubt(left, node, journaled)
