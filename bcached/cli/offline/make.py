@@ -10,6 +10,7 @@ from bcached.cli.answer import answer
 from bcached.cli.examples import examples
 from bcached.cli.global_options import GlobalOptions, pass_options
 from bcached.cli.interruption import run_interruptibly
+from bcached.cli.main import Interrupted
 from bcached.cli.paths import PATH
 from bcached.set_state import POLICY_NAMES, Replacement
 from bcached.store.make.layout import BUCKET_BYTES_DEFAULT, PlannedMember
@@ -106,7 +107,11 @@ def make(  # noqa: PLR0917 - click passes all by name
         wipe_bcache=wipe_bcache,
         dry_run=dry_run,
     )
-    outcome = run_interruptibly(make_set(request))
+    try:
+        outcome = run_interruptibly(make_set(request))
+    except KeyboardInterrupt:
+        erased = "what was on the devices may be erased; the same command continues, with --wipe-bcache"
+        raise Interrupted(f"interrupted: {'nothing was changed' if dry_run else erased}") from None
     for warning in outcome.warnings:
         click.echo(f"bcachectl: {warning}", err=True)
     answer(options, _document(outcome, dry_run), lambda: _text(outcome, dry_run))

@@ -141,11 +141,11 @@ async def erase_signatures(device: BlockDevice, signatures: Iterable[Signature])
     await device.flush()
 
 
-def refuse_signatures(path: str, signatures: Sequence[Signature]) -> None:
-    """Refuse a device with signatures."""
+def refuse_signatures(path: str, signatures: Sequence[Signature], option: str = "--force") -> None:
+    """Refuse a device with signatures. The option is the one that erases them."""
     if signatures:
         raise DeviceRefused(
-            path, f"has a signature already: {', '.join(map(str, signatures))}; --force erases it"
+            path, f"has a signature already: {', '.join(map(str, signatures))}; {option} erases it"
         )
 
 

@@ -189,7 +189,9 @@ def _signatures(path: str, request: MakeRequest) -> tuple[Signature, ...]:
     """Returns the device's signatures. Raises DeviceRefused if one may not be overwritten."""
     found = find_signatures(path)
     if not request.force:
-        refuse_signatures(path, [s for s in found if not (request.wipe_bcache and s.name == "bcache")])
+        refused = [s for s in found if not (request.wipe_bcache and s.name == "bcache")]
+        is_bcache_only = all(s.name == "bcache" for s in refused)
+        refuse_signatures(path, refused, "--wipe-bcache" if is_bcache_only else "--force")
     return found
 
 

@@ -115,6 +115,22 @@ def test_the_same_command_continues(verb: str, writes: Writes, tmp_path: Path) -
         assert run("check", tmp_path / ("new.img" if verb == "clone" else "cache.img")).exit_code == 0
 
 
+@pytest.mark.parametrize("at", range(1, 7))
+def test_a_make_continues_as_it_says(at: int, writes: Writes, tmp_path: Path) -> None:
+    paths = [tmp_path / "one.img", tmp_path / "two.img"]
+    for path in paths:
+        path.touch()
+        os.truncate(path, 40 << 20)
+    writes.expect(at, writes.raising(signal.SIGTERM))
+    ended = run("make", "-b", "64k", *paths)
+    assert (ended.exit_code, ended.stderr.count("\n")) == (INTERRUPTED, 1)
+    assert "the same command continues, with --wipe-bcache" in ended.stderr
+    again = run("make", "-b", "64k", *paths)
+    assert again.exit_code == 0 or again.stderr.endswith("; --wipe-bcache erases it\n"), again.stderr
+    assert run("make", "--wipe-bcache", "-b", "64k", *paths).exit_code == 0
+    assert run("check", *paths).exit_code == 0
+
+
 def test_a_signal_that_is_ignored_stays_so_and_another_one_ends_it() -> None:
     async def raising(number: int) -> str:
         signal.raise_signal(number)

@@ -7,7 +7,7 @@ import pytest
 
 from bcached.errors import SetRefused
 from bcached.store.check import steady_check
-from bcached.store.check.checker import check_set
+from bcached.store.check.checker import NodeRead, check_set
 from bcached.store.check.steady_check import READINGS_MAX, SteadyCheck, check_steadily
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import ImageBuilder, two_levels
@@ -85,12 +85,12 @@ async def test_a_set_that_moves_is_in_use_whatever_the_locks_say() -> None:
 async def test_what_cannot_be_checked_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, calls = check_set, 0
 
-    async def sometimes(devices: Sequence[MemoryDevice]) -> object:
+    async def sometimes(devices: Sequence[MemoryDevice], node_read: NodeRead) -> object:
         nonlocal calls
         calls += 1
         if calls < 3:
             raise SetRefused("half a superblock")
-        return await whole(devices)
+        return await whole(devices, node_read)
 
     monkeypatch.setattr(steady_check, "check_set", sometimes)
     found = await check(image())
