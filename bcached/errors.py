@@ -41,6 +41,14 @@ def reason(error: Exception) -> str:
     return ": ".join((*getattr(error, "__notes__", ()), message))
 
 
+def is_of_a_handler(error: OSError) -> bool:
+    """Whether code outside of this package has raised it: a signal handler, perhaps a TimeoutError."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and not str(trace.tb_frame.f_globals.get("__name__")).startswith("bcached.")
+
+
 # Environment errors: devices, bytes from disk, configuration.
 
 

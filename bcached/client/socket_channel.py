@@ -24,7 +24,7 @@ from bcached.client.connecting import connecting
 from bcached.client.forks import end_in_children
 from bcached.client.hang_up_watch import Settles, hang_up_watch
 from bcached.client.protocol.exchange import CLOSED, Call, Exchange
-from bcached.errors import ConnectionLost
+from bcached.errors import ConnectionLost, is_of_a_handler
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -175,7 +175,7 @@ class SocketChannel:
         except BlockingIOError:
             self._unsent = data
         except OSError as error:
-            if _is_of_a_handler(error):
+            if is_of_a_handler(error):
                 raise
             self._unsent = b""
 
@@ -193,7 +193,7 @@ class SocketChannel:
         try:
             return self._socket.recv_into(self._received, 0, flags)
         except OSError as error:
-            if isinstance(error, BlockingIOError) or _is_of_a_handler(error):
+            if isinstance(error, BlockingIOError) or is_of_a_handler(error):
                 raise
             with self._lock:
                 self._end(error.strerror or str(error))
@@ -354,11 +354,6 @@ ENTRANCES = {
         SocketChannel.close,
     )
 }
-
-
-def _is_of_a_handler(error: OSError) -> bool:
-    """Whether a signal handler has raised it, perhaps as a TimeoutError, and not the call in this frame."""
-    return error.__traceback__ is not None and error.__traceback__.tb_next is not None
 
 
 def _epoll(path: str) -> select.epoll:

@@ -136,16 +136,16 @@ async def test_an_interruption_anywhere_crosses_no_answers(tmp_path: Path, call:
         assert tried // 3 < usable < tried
 
 
-def swallowed_timeouts(path: str) -> tuple[int, list[int]]:
+def swallowed_timeouts(path: str, call: Callable[[BlockingClient], object]) -> tuple[int, list[int]]:
     """How many places there are, and at which of them a handler's TimeoutError did not end the call."""
     number, swallowed = 0, []
     client = connected(path)
 
-    def look_up() -> None:
-        client.lookup(0, 0, 8)
+    def to_the_end() -> None:
+        call(client)
         swallowed.append(number)
 
-    while interrupted_at(number, look_up, TimeoutError):
+    while interrupted_at(number, to_the_end, TimeoutError):
         number += 1
         if not answers_are_right(client):
             client.close()
@@ -154,13 +154,14 @@ def swallowed_timeouts(path: str) -> tuple[int, list[int]]:
     return number, swallowed[:-1]  # the last one was not interrupted
 
 
-async def test_a_handlers_error_is_not_taken_for_the_sockets(tmp_path: Path) -> None:
-    # A handler raises TimeoutError, which is an OSError, as those of the socket are.
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_handlers_error_is_not_taken_for_the_sockets_or_a_devices(tmp_path: Path, call: str) -> None:
+    # A handler raises TimeoutError, which is an OSError, as those of system calls are.
     async with served(tmp_path, image=True) as it:
         async with Client(it.path) as client:
             await client.store(0, 0, bytes(4096))
             await client.store(0, 64, b"sixty-four......" * 256)
-        tried, swallowed = await asyncio.to_thread(in_time, lambda: swallowed_timeouts(it.path))
+        tried, swallowed = await asyncio.to_thread(in_time, lambda: swallowed_timeouts(it.path, CALLS[call]))
         assert tried > 30
         assert swallowed == []
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from bcached.client.data.aligned_buffers import PART_BYTES, AlignedBuffers
 from bcached.client.data.scattered_reads import NOT_IN_MEMORY, FileRange, ScatteredRead
 from bcached.client.data.write_back import begin_write_back
-from bcached.errors import DeviceError
+from bcached.errors import DeviceError, is_of_a_handler
 from bcached.keys import Key, Pointer
 from bcached.units import SECTOR_BYTES
 from bcached.wire.messages import Device
@@ -207,7 +207,9 @@ class DataPaths:
         except OSError as error:
             raise self._failed("write" if verb is os.pwritev else "read", pointer, error) from None
 
-    def _failed(self, what: str, pointer: Pointer, error: OSError) -> DeviceError:
+    def _failed(self, what: str, pointer: Pointer, error: OSError) -> DeviceError | OSError:
+        if is_of_a_handler(error):
+            return error
         path = self._devices[pointer.device].data_path
         return DeviceError(path, f"cannot {what} at sector {pointer.sector}: {error.strerror}")
 
