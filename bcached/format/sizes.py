@@ -9,6 +9,7 @@ NODE_PAGES = 64  # bcache's first node size, kept for buckets up to 1 MiB
 UUID_ENTRY_BYTES = 128
 
 BLOCK_SECTORS_MAX = 8
+BLOCK_SECTORS_READ_MAX = 128  # of kernels with pages of 64 KiB; only offline tools read such sets
 BUCKET_SECTORS_MIN = 8
 BUCKET_SECTORS_MAX = 32768
 BUCKET_COUNT_MIN = 513  # with fewer the kernel's lists would have no length

@@ -23,7 +23,7 @@ from bcached.format.bits import BitField
 from bcached.format.checksum import Buffer, crc64_we
 from bcached.format.magic import SUPERBLOCK_MAGIC
 from bcached.format.sizes import (
-    BLOCK_SECTORS_MAX,
+    BLOCK_SECTORS_READ_MAX,
     BUCKET_COUNT_MIN,
     BUCKET_SECTORS_MAX,
     BUCKET_SECTORS_MIN,
@@ -189,7 +189,9 @@ class RawSuperblock:
         # Kernel: 128 here, and 513 when it sizes its lists.
         _require(count >= BUCKET_COUNT_MIN, where, "nbuckets", f"at least {BUCKET_COUNT_MIN}", count)
         _require(is_power_of_two(block), where, "block_size", "a power of two", block)
-        _require(block <= BLOCK_SECTORS_MAX, where, "block_size", f"at most {BLOCK_SECTORS_MAX}", block)
+        _require(
+            block <= BLOCK_SECTORS_READ_MAX, where, "block_size", f"at most {BLOCK_SECTORS_READ_MAX}", block
+        )
         _require(is_power_of_two(bucket), where, "bucket_size", "a power of two", bucket)
         _require(bucket >= BUCKET_SECTORS_MIN, where, "bucket_size", f"at least {BUCKET_SECTORS_MIN}", bucket)
         needed = count * bucket * SECTOR_BYTES

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import GeometryRefused, SetRefused
+from bcached.format.sizes import BLOCK_SECTORS_MAX, PAGE_BYTES
 from bcached.format.superblock import (
     FEATURE_INCOMPAT_BCACHED_SET,
     FEATURE_INCOMPAT_LOG_LARGE_BUCKET,
@@ -17,6 +18,7 @@ from bcached.format.superblock import (
 )
 from bcached.store.geometry_limits import buckets_needed
 from bcached.store.member import geometry_of
+from bcached.units import format_size
 
 JOURNAL_BUCKETS_MIN = 2  # the newest entry's, and the next
 
@@ -133,8 +135,17 @@ def _check_features(path: str, superblock: Superblock) -> None:
 
 
 def _check_size(path: str, superblock: Superblock) -> None:
-    """Refuse too few buckets for the next journal entry or for the allocator. Kernel: accepts any number."""
+    """Refuse too few buckets for the next journal entry or for the allocator, and blocks larger than a page.
+
+    Kernel: accepts any number of buckets.
+    """
     geometry = geometry_of(superblock)
+    if superblock.block_sectors > BLOCK_SECTORS_MAX:
+        raise GeometryRefused(
+            f"{path}: its blocks of {format_size(superblock.block_bytes)} are larger than a page of "
+            f"{format_size(PAGE_BYTES)}: only kernels with larger pages take it; `bcachectl rescue` and "
+            "`view` read it"
+        )
     if geometry.journal_bucket_count < JOURNAL_BUCKETS_MIN:
         raise GeometryRefused(
             f"{path}: has a journal of {geometry.journal_bucket_count} bucket, "

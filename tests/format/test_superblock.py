@@ -136,7 +136,7 @@ def test_bits_behind_the_last_journal_bucket_mean_nothing() -> None:
             "block_size: expected at least the device's logical block of 512 bytes, found 0 sectors",
         ),
         (192, "H", 3, "here, block_size: expected a power of two, found 3"),
-        (192, "H", 16, "here, block_size: expected at most 8, found 16"),
+        (192, "H", 256, "here, block_size: expected at most 128, found 256"),
         (194, "H", 0, "here, bucket_size: expected a power of two, found 0"),
         (194, "H", 1000, "here, bucket_size: expected a power of two, found 1000"),
         (194, "H", 4, "here, bucket_size: expected at least 8, found 4"),

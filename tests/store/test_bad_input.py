@@ -137,7 +137,7 @@ SUPERBLOCK: list[Case] = [
     ("more buckets than can be", superblock(184, "Q", 1 << 63), "nbuckets: expected at most"),
     ("no block", superblock(192, "H", 0), "block_size: expected at least the device's logical block"),
     ("odd block", superblock(192, "H", 3), "block_size: expected a power of two, found 3"),
-    ("large block", superblock(192, "H", 16), "block_size: expected at most 8, found 16"),
+    ("large block", superblock(192, "H", 256), "block_size: expected at most 128, found 256"),
     ("no bucket", superblock(194, "H", 0), "bucket_size: expected a power of two, found 0"),
     ("small bucket", superblock(194, "H", 4), "bucket_size: expected at least 8, found 4"),
     ("odd bucket", superblock(194, "H", 24), "bucket_size: expected a power of two, found 24"),

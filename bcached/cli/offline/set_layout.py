@@ -4,7 +4,7 @@
 import click
 
 from bcached.cli.amounts import SIZE_IN_SECTORS
-from bcached.format.sizes import BLOCK_SECTORS_MAX, BUCKET_SECTORS_MAX, BUCKET_SECTORS_MIN
+from bcached.format.sizes import BLOCK_SECTORS_READ_MAX, BUCKET_SECTORS_MAX, BUCKET_SECTORS_MIN
 from bcached.units import SECTOR_BYTES
 
 
@@ -25,11 +25,11 @@ class BucketAndBlock(click.ParamType[tuple[int, int]]):
             or not all(size and size & (size - 1) == 0 for size in sizes)
             or sizes[0] < sizes[1]
             or not BUCKET_SECTORS_MIN <= sizes[0] <= BUCKET_SECTORS_MAX
-            or sizes[1] > BLOCK_SECTORS_MAX
+            or sizes[1] > BLOCK_SECTORS_READ_MAX
         ):
             self.fail(
-                f"{value!r}: expected two powers of two, of a bucket (4k to 16M) and of a block (512 to 4k), "
-                "as in 512k,4k",
+                f"{value!r}: expected two powers of two, of a bucket (4k to 16M) and of a block (512 to "
+                "64k), as in 512k,4k",
                 param,
                 ctx,
             )

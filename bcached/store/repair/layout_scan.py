@@ -5,7 +5,7 @@ An entry is recognized without knowing the set: by fields that can have few valu
 the uuid table, which is as long as a bucket (up to 4 MiB); its own place is a multiple of the block's size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import gcd
 from uuid import UUID
@@ -26,7 +26,12 @@ from bcached.format.jset import (
     JournalEntry,
 )
 from bcached.format.magic import JSET, set_magic_of
-from bcached.format.sizes import BLOCK_SECTORS_MAX, BUCKET_SECTORS_MIN, METADATA_BYTES_MAX
+from bcached.format.sizes import (
+    BLOCK_SECTORS_MAX,
+    BLOCK_SECTORS_READ_MAX,
+    BUCKET_SECTORS_MIN,
+    METADATA_BYTES_MAX,
+)
 from bcached.format.superblock import COPY_SECTOR, SUPERBLOCK_BYTES, SUPERBLOCK_SECTOR
 from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.units import SECTOR_BYTES
@@ -36,6 +41,7 @@ SCANNED_BYTES = 4 << 30  # a journal has at most 256 buckets, the first ones
 WORDS = SECTOR_BYTES // 8
 KEY_WORDS_MAX = (JSET_BYTES_MAX - JSET_BYTES) // 8
 ENOUGH = 64  # entries
+ENOUGH_INSIDE = 8  # of buckets: all of them at multiples of a block by chance is unlikely
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +78,18 @@ async def find_layout(device: BlockDevice, scanned_bytes: int = SCANNED_BYTES) -
     _, magic, newest = max(found, key=lambda one: one[2].seq)
     places = [byte // SECTOR_BYTES for byte, one, _ in found if one == magic]
     bucket_sectors = newest.uuid_bucket.sectors
-    block_sectors = min(gcd(*places), BLOCK_SECTORS_MAX, bucket_sectors)
+    block_sectors = min(gcd(*places), _largest_block(places, bucket_sectors), bucket_sectors)
     if bucket_sectors < BUCKET_SECTORS_MIN or bucket_sectors * SECTOR_BYTES >= METADATA_BYTES_MAX:
         bucket_sectors = 0
     set_uuid = await _uuid_left(device)
     is_right = set_uuid is not None and set_magic_of(set_uuid) == magic
     return LayoutFound(magic, newest.seq, bucket_sectors, block_sectors, set_uuid if is_right else None)
+
+
+def _largest_block(places: Sequence[int], bucket_sectors: int) -> int:
+    """Returns the largest size of a block that the places of entries may show: few may be even by chance."""
+    inside = sum(1 for place in places if bucket_sectors and place % bucket_sectors)
+    return BLOCK_SECTORS_READ_MAX if inside >= ENOUGH_INSIDE else BLOCK_SECTORS_MAX
 
 
 async def scan_layout(device: BlockDevice, set_uuid: UUID | None) -> KnownLayout:

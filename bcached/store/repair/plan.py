@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from bcached.device.block_device import BlockDevice
 from bcached.errors import DeviceError, SetRefused
+from bcached.format.sizes import BLOCK_SECTORS_MAX, PAGE_BYTES
 from bcached.store.check.checker import CheckedSet, NodeRead, count_nothing
 from bcached.store.repair.bit_correction import correct_bits
 from bcached.store.repair.gap_filling import fill_gap
@@ -16,6 +17,7 @@ from bcached.store.repair.repair import MEMBERS_RULE, Repair
 from bcached.store.repair.superblocks import rewrite_superblocks
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.remains.node_scan import SearchProgress, no_search_progress
+from bcached.units import format_size
 
 
 async def plan_repair(
@@ -51,9 +53,21 @@ async def _plan(repair: Repair, wishes: Wishes, searched: SearchProgress) -> Rep
         repair.add(await clear_journal_behind(found, wishes.seq), found.members)
         await _end_journal(repair)
     if wishes.rebuilding:
+        _refuse_large_blocks(await repair.preview())
         await _rebuild(repair, wishes, searched)
     await repair.preview()
     return repair
+
+
+def _refuse_large_blocks(found: CheckedSet) -> None:
+    """Refuse to write new metadata to a set that bcached cannot run."""
+    for member in found.members:
+        if member.superblock.block_sectors > BLOCK_SECTORS_MAX:
+            raise SetRefused(
+                f"{member.path}: its blocks of {format_size(member.superblock.block_bytes)} are larger than "
+                f"a page of {format_size(PAGE_BYTES)}: bcached writes no metadata of such a set; `bcachectl "
+                "rescue` gets the dirty data back"
+            )
 
 
 async def _end_journal(repair: Repair) -> None:

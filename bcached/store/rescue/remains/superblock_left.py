@@ -11,7 +11,7 @@ from uuid import UUID
 from bcached.device.block_device import BlockDevice
 from bcached.errors import DeviceError, FormatError, SetRefused
 from bcached.format.damage.correction import corrected_superblock
-from bcached.format.sizes import BLOCK_SECTORS_MAX, BUCKET_SECTORS_MAX, BUCKET_SECTORS_MIN, MEMBERS_MAX
+from bcached.format.sizes import BLOCK_SECTORS_READ_MAX, BUCKET_SECTORS_MAX, BUCKET_SECTORS_MIN, MEMBERS_MAX
 from bcached.format.superblock import (
     FEATURE_INCOMPAT_BCACHED_SET,
     SUPERBLOCK_BYTES,
@@ -139,7 +139,7 @@ async def _of_fields(raw: bytes, device: BlockDevice) -> Superblock | None:
     """Returns the superblock by the fields that say which set it is; None without a journal of that."""
     fields = unpack(raw, device.path)
     sizes = fields.bucket_sectors, fields.block_sectors
-    is_possible = BUCKET_SECTORS_MIN <= sizes[0] <= BUCKET_SECTORS_MAX and sizes[1] <= BLOCK_SECTORS_MAX
+    is_possible = BUCKET_SECTORS_MIN <= sizes[0] <= BUCKET_SECTORS_MAX and sizes[1] <= BLOCK_SECTORS_READ_MAX
     if (
         not is_possible
         or not all(map(is_power_of_two, sizes))
