@@ -62,7 +62,7 @@ async def outcome(name: str, kinds: list[Kind], folder: Path | None) -> Outcome:
         shares.append(1 - len(wrong & lacking) / len(lacking))
         if confidence == Confidence.SURE:
             harm = (wrong - lacking) | (wrong & _readable(chosen, kinds, readable.size_bytes // SECTOR))
-    excused = harm and await excused_sectors(name, device.image(), left)
+    excused = harm and await excused_sectors(name, _as_read(device, kinds), left)
     repair = await repaired(name, device, readable, layout, folder)
     return Outcome(shares[0], shares[1], len(harm - excused), repair, len(harm & excused))
 
@@ -76,6 +76,15 @@ def _readable(chosen: list[DirtyExtent], kinds: list[Kind], end: int) -> set[int
         for number in range(one.sectors)
         if (sector := one.copies[0].sector + number) < end and sector not in bad
     }
+
+
+def _as_read(device: MemoryDevice, kinds: list[Kind]) -> bytes:
+    """Returns the bytes of a device, with others where it cannot be read: nothing there shows anything."""
+    raw = bytearray(device.image())
+    for kind in kinds:
+        begin, end = (min(sector * SECTOR, len(raw)) for sector in (kind.bad.start, kind.bad.stop))
+        raw[begin:end] = b"\xff" * (end - begin)
+    return bytes(raw)
 
 
 async def _layout(name: str) -> KnownLayout:

@@ -68,3 +68,12 @@ async def test_what_no_reader_can_notice_is_excused_and_nothing_else(
         found = await outcome("crash", [one], tmp_path)
         harms.append((found.harm > 0, found.unnoticed > 0))
     assert harms == [(False, True), (True, False)]
+
+
+@pytest.mark.parametrize("damage", ["prios: erased", "prios: unreadable"])
+async def test_nor_can_it_be_noticed_in_prios_that_are_gone(damage: str) -> None:
+    """What is left is a set that lost power before the entries were written, and its prios later."""
+    every = await kinds_of("crash", Random(1))
+    chosen = [one for one in every if one.name in (NEWEST_BUCKET, damage)]
+    found = await outcome("crash", chosen, None)
+    assert (found.harm, found.unnoticed > 0) == (0, True)
