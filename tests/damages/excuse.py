@@ -35,7 +35,7 @@ async def excused_sectors(name: str, raw: bytes, left: SetLeft) -> set[int]:
     if all(entry.seq in found for entry in kept):
         if _prios_written(every, newest) > 1 and _are_whole(_prio_places(checked, every, newest), name, raw):
             return set()
-        if any(_are_whole([_place(leaf)], name, raw) for leaf in _leaves_ahead(nodes, kept, erased)):
+        if any(_are_whole(_places(leaf), name, raw) for leaf in _leaves_ahead(nodes, kept, erased)):
             return set()
     keys = [key for entry in erased for key in entry.keys if not key.inode]
     return {sector for key in keys for sector in range(key.offset, key.end)}
@@ -65,8 +65,11 @@ def _prio_places(checked: CheckedSet, every: dict[int, JournalEntry], newest: in
     return [(head * bucket_bytes, SECTOR_BYTES) for head in heads]
 
 
-def _place(node: NodeFound) -> tuple[int, int]:
-    return node.key.pointers[0].sector * SECTOR_BYTES, node.key.sectors * SECTOR_BYTES
+def _places(node: NodeFound) -> list[tuple[int, int]]:
+    """Returns where the first sector of a leaf is, and its last bset, with all that is behind it."""
+    begin, length = node.key.pointers[0].sector * SECTOR_BYTES, node.key.sectors * SECTOR_BYTES
+    last = node.bsets[-1].offset_bytes
+    return [(begin, SECTOR_BYTES), (begin + last, length - last)]
 
 
 def _are_whole(places: list[tuple[int, int]], name: str, raw: bytes) -> bool:

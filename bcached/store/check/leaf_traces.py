@@ -39,8 +39,11 @@ class LeafTraces:
         self._suspects: list[NodeFound] = []  # without their bsets
 
     def see(self, node: NodeFound) -> None:
-        """Remember a sound leaf if its last bset, a small one, has dirty keys that are not all journaled."""
-        if not self._is_young or node.level or node.damage is not None:
+        """Remember a leaf if its last bset, a small one, has dirty keys that are not all journaled.
+
+        Of a damaged one, the last that is sound: each was the last once.
+        """
+        if not self._is_young or node.level:
             return
         if not self._sectors.have(_appended_to(node)):
             self._suspects.append(NodeFound(node.key, 0, node.low, node.where))
@@ -51,7 +54,8 @@ class LeafTraces:
             for leaf in self._suspects:
                 node = await read_node(self._members, leaf.key, 0, leaf.low)
                 journaled = _Journaled(keys_in(self._keys, node.low, node.high))
-                if node.damage is None and journaled.lacks_last_of(node):
+                node.bsets += node.behind
+                if journaled.lacks_last_of(node):
                     if await self._has_moved():
                         return None
                     why = "the last keys written there are dirty, and no entry found has them"

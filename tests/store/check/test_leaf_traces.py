@@ -3,6 +3,8 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from bcached.keys import Key, Pointer
 from bcached.store.check.checker import check_set, read_metadata, read_tree
 from bcached.store.finding import Severity
@@ -10,6 +12,7 @@ from bcached.store.journal.reader import End
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.remains.doubts import Confidence
+from bcached.units import SECTOR_BYTES
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.damaged_kernel_image import erase, image_bytes, journal_entries, structures
 from instruments.samples.image_builder import ImageBuilder
@@ -43,6 +46,22 @@ async def test_dirty_keys_of_a_small_append_that_no_entry_has_leave_nothing_sure
     builder = ImageBuilder()
     old, new, erased = (dirty(builder, 100 * number) for number in range(3))
     assert await read(builder, [old, new + erased], old, new) == (End.SUSPECT, {Confidence.NEWEST})
+
+
+@pytest.mark.parametrize(("erased", "end"), [(0, End.PLAUSIBLE), (3, End.SUSPECT)])
+async def test_so_do_those_behind_a_damaged_bset(erased: int, end: End) -> None:
+    builder = ImageBuilder()
+    bsets = [dirty(builder, 100 * number) for number in range(3)]
+    last = dirty(builder, 300) + dirty(builder, 400, erased)
+    leaf = builder.write_node(builder.node_key(), *bsets, last)
+    builder.finish(leaf, 0, [*bsets, last[:3]])
+    builder.write(builder.byte_of(leaf) + builder.geometry.block_sectors * SECTOR_BYTES + 40, b"\x55" * 8)
+    left = await read_corrected(builder.devices())
+    assert left.checked.findings.counts["node-damaged"] == 1
+    assert left.journal.found.end is not None
+    assert left.journal.found.end.known == end
+    found = {extent.confidence for extent in DirtyExtents.of(left).of_inode(0)}
+    assert (Confidence.SURE in found) == (end == End.PLAUSIBLE)
 
 
 async def test_keys_that_the_journal_has_contradict_nothing() -> None:
