@@ -19,13 +19,13 @@ from bcached.cli.offline.copy_map import MAP, CopyMaps, read_maps
 from bcached.cli.offline.devices import opened, partitions_told, warn_if_used
 from bcached.cli.offline.reports.rescue_report import document, lines, shortfall
 from bcached.cli.offline.rescue_target import backing_of, create_if_missing, refuse_other_file
-from bcached.cli.offline.set_layout import GEOMETRY
+from bcached.cli.offline.set_layout import SET_UUID, SIZES, known_layout
 from bcached.cli.paths import PATH
 from bcached.device import FileDevice
 from bcached.errors import SetRefused
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, refuse_empty
+from bcached.store.rescue.owner_of import Owner, owner_of, refuse_empty
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.remains.superblock_left import KnownLayout
@@ -85,18 +85,8 @@ class RescueRequest:
     help="What to write: only what is sure, also the newest that was found, or all.",
 )
 @MAP
-@click.option(
-    "--geometry",
-    metavar="BUCKET,BLOCK",
-    type=GEOMETRY,
-    help="The sizes that the set was made with, if the superblock is gone, or of a newer set.",
-)
-@click.option(
-    "--set-uuid",
-    metavar="UUID",
-    type=click.UUID,
-    help="The set's uuid for --geometry (default: the one that DEV is attached to).",
-)
+@SIZES
+@SET_UUID
 @click.option(
     "--mark-clean", is_flag=True, help="If all was written: detach DEV from the set, without dirty data."
 )
@@ -126,13 +116,6 @@ def rescue(
         raise click.UsageError("expected --backing DEV, or --volume N --to FILE")
     if mark_clean and backing is None:
         raise click.UsageError("--mark-clean is for --backing")
-    if set_uuid is not None and geometry is None:
-        raise click.UsageError("--set-uuid is for --geometry")
-    if geometry is not None and set_uuid is None:
-        if backing is None:
-            raise click.UsageError("--geometry needs --set-uuid, or --backing, whose superblock has it")
-        set_uuid = run_interruptibly(_set_uuid_of(backing))
-    layout = KnownLayout(*geometry, set_uuid) if geometry is not None and set_uuid is not None else None
     request = RescueRequest(
         caches,
         backing,
@@ -143,7 +126,7 @@ def rescue(
         mark_clean,
         CONFIDENCE[confidence],
         read_maps(maps, caches),
-        layout,
+        known_layout(geometry, set_uuid, backing),
     )
     if dry_run:
         warn_if_used([*caches, *filter(None, [backing])])
@@ -156,11 +139,6 @@ def rescue(
     answer(options, document(done), lambda: "\n".join(lines(done, request.target)))
     if not (done.would_be_complete if dry_run else done.is_complete):
         raise Failed(shortfall(done, request.target))
-
-
-async def _set_uuid_of(backing: str) -> UUID:
-    async with opened([backing]) as (device,):
-        return (await read_backing(device)).superblock.set_uuid
 
 
 async def _rescue(options: GlobalOptions, request: RescueRequest) -> Rescue:

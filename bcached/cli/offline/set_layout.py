@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: GPL-2.0-only
 """Options that say how a set was made, for devices whose superblock is gone."""
 
+from uuid import UUID
+
 import click
 
 from bcached.cli.amounts import SIZE_IN_SECTORS
+from bcached.cli.interruption import run_interruptibly
+from bcached.cli.offline.devices import opened
 from bcached.format.sizes import BLOCK_SECTORS_READ_MAX, BUCKET_SECTORS_MAX, BUCKET_SECTORS_MIN
+from bcached.store.rescue.owner_of import read_backing
+from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.units import SECTOR_BYTES
 
 
@@ -58,3 +64,37 @@ class VolumeSize(click.ParamType[tuple[int, int]]):
 
 GEOMETRY = BucketAndBlock()
 VOLUME_SIZE = VolumeSize()
+
+
+SIZES = click.option(
+    "--geometry",
+    metavar="BUCKET,BLOCK",
+    type=GEOMETRY,
+    help="The sizes that the set was made with, if the superblock is gone, or of a newer set.",
+)
+SET_UUID = click.option(
+    "--set-uuid",
+    metavar="UUID",
+    type=click.UUID,
+    help="The set's uuid for --geometry (default: the one that DEV is attached to).",
+)
+
+
+def known_layout(
+    geometry: tuple[int, int] | None, set_uuid: UUID | None, backing: str | None
+) -> KnownLayout | None:
+    """Returns what the owner says of a set, its uuid by the backing device if need be; None if nothing."""
+    if geometry is None:
+        if set_uuid is not None:
+            raise click.UsageError("--set-uuid is for --geometry")
+        return None
+    if set_uuid is None:
+        if backing is None:
+            raise click.UsageError("--geometry needs --set-uuid, or --backing, whose superblock has it")
+        set_uuid = run_interruptibly(_set_uuid_of(backing))
+    return KnownLayout(*geometry, set_uuid)
+
+
+async def _set_uuid_of(backing: str) -> UUID:
+    async with opened([backing]) as (device,):
+        return (await read_backing(device)).superblock.set_uuid

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import UUID
 
 import click
 
@@ -19,6 +20,7 @@ from bcached.cli.offline.devices import opened, partitions_told, warn_if_used
 from bcached.cli.offline.nbd_export import refuse_without_engine, serve, uri_of
 from bcached.cli.offline.reports.rescue_report import missing_parts
 from bcached.cli.offline.rescue import CONFIDENCE
+from bcached.cli.offline.set_layout import SET_UUID, SIZES, known_layout
 from bcached.cli.paths import PATH
 from bcached.device.block_device import BlockDevice
 from bcached.device.files.locked_folder import locked_folder
@@ -30,6 +32,7 @@ from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, refuse_
 from bcached.store.rescue.remains.doubts import Confidence
 from bcached.store.rescue.remains.missing_members import is_missing
 from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.rescue import Rescue, first_data_sector, volume_end
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.units import SECTOR_BYTES, format_size
@@ -94,6 +97,8 @@ class Exported:
     help="What to show of the dirty data, as rescue would write it.",
 )
 @MAP
+@SIZES
+@SET_UUID
 @pass_options
 def view(
     options: GlobalOptions,
@@ -106,6 +111,8 @@ def view(
     dm_table: bool,
     confidence: str,
     maps: tuple[str, ...],
+    geometry: tuple[int, int] | None,
+    set_uuid: UUID | None,
 ) -> None:
     """Export DEV as it would be after a rescue, until interrupted, so that fsck and mount can be tried first.
 
@@ -115,12 +122,13 @@ def view(
         raise click.UsageError("expected --backing DEV or --volume N")
     if dm_table and (cow or socket_path is not None):
         raise click.UsageError("--dm-table exports nothing: it is for neither --cow nor --socket")
+    layout = known_layout(geometry, set_uuid, backing)
     if not dm_table:
         refuse_without_engine()
     warn_if_used([*caches, *([backing] if backing is not None else [])])
     with partitions_told([*caches, *filter(None, [backing])]):
         exported = run_interruptibly(
-            _find(caches, backing, volume, CONFIDENCE[confidence], read_maps(maps, caches))
+            _find(caches, backing, volume, CONFIDENCE[confidence], read_maps(maps, caches), layout)
         )
     if exported.missing:
         click.echo(f"bcachectl: not shown: {', '.join(exported.missing)}", err=True)
@@ -150,11 +158,12 @@ async def _find(
     volume: int | None,
     most: Confidence,
     copy_maps: CopyMaps,
+    layout: KnownLayout | None,
 ) -> Exported:
     async with opened(paths) as caches:
         devices, _ = copy_maps.applied(caches)
         with reading_line() as node_read:
-            left = await read_corrected(devices, node_read=node_read)
+            left = await read_corrected(devices, layout, node_read=node_read)
         with search_line() as searched:
             await add_found_leaves(left, searched)
         extents = DirtyExtents.of(left)

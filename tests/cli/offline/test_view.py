@@ -339,6 +339,19 @@ def test_a_table_for_dmsetup_is_what_the_kernel_read(paths: tuple[Path, Path]) -
     assert (cache.read_bytes(), backing.read_bytes()) == (image_bytes("crash"), backing_bytes("crash"))
 
 
+def test_a_set_whose_superblock_is_gone_is_seen_as_the_owner_says(paths: tuple[Path, Path]) -> None:
+    cache, backing = paths
+    command = ("--json", "view", "--dm-table", cache, "--backing", backing)
+    table = CliRunner().invoke(bcachectl, list(map(str, command))).stdout
+    raw = bytearray(cache.read_bytes())
+    raw[: 16 << 10] = bytes(16 << 10)
+    cache.write_bytes(raw)
+    refused = CliRunner().invoke(bcachectl, list(map(str, command)))
+    assert (refused.exit_code, "--geometry" in refused.stderr) == (FAILED, True)
+    seen = CliRunner().invoke(bcachectl, [*map(str, command), "--geometry", "64k,512"])
+    assert (seen.exit_code, seen.stdout) == (0, table), seen.stderr
+
+
 def test_a_table_of_a_volume_has_zeros_where_nothing_is(paths: tuple[Path, Path]) -> None:
     cache, _ = paths
     cache.write_bytes(image_bytes("flash"))
