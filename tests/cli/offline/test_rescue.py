@@ -105,7 +105,7 @@ def test_it_asks_for_consent(cache: Path, backing: Path) -> None:
         ("--backing", "x", "--geometry", "3k,1k", "--set-uuid", "10111213-1415-1617-1819-1a1b1c1d1e1f"),
         *(
             ("--backing", "x", "--geometry", sizes, "--set-uuid", "10111213-1415-1617-1819-1a1b1c1d1e1f")
-            for sizes in ("2k,512", "32M,512", "1T,512", "64k,8k", "16M,16M")
+            for sizes in ("2k,512", "32M,512", "1T,512", "512k,128k", "16M,16M")
         ),
         ("--backing", "x", "--confidence", "none"),
     ],
