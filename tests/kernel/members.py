@@ -17,8 +17,8 @@ from .model import Model
 from .repairs import CORRECTED, run
 from .scenario import Volume
 
-FLASH_SECTORS = 20480
-WRITES = 2000
+FLASH_SECTORS = 40960
+WRITES = 5000
 MEMBER_BYTES = 64 << 20
 OPTIONS = ("--drop-missing", "--rebuild-volumes", "--newest", "--give-up-dirty")
 
