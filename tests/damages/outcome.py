@@ -18,7 +18,7 @@ from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents
 from bcached.store.rescue.owner_of import read_backing
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter
@@ -48,7 +48,7 @@ async def outcome(name: str, kinds: list[Kind], folder: Path | None) -> Outcome:
     layout = await _layout(name)
     try:
         left = await read_corrected([readable], layout)
-        await add_found_leaves(left)
+        await bring_back_lost(left)
     except BcachedError as error:
         return Outcome(0.0, 0.0, 0, await repaired(name, device, readable, layout, folder) or str(error))
     extents, target = DirtyExtents.of(left), MemoryDevice.holding(backing_bytes(name))

@@ -27,7 +27,7 @@ from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.owner_of import Owner, owner_of, refuse_empty
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.rescue import Rescue, first_data_sector, volume_end
 from bcached.store.rescue.unreadable import Unreadable
@@ -147,7 +147,7 @@ async def _rescue(options: GlobalOptions, request: RescueRequest) -> Rescue:
         with reading_line() as node_read:
             left = await read_corrected(devices, request.layout, node_read=node_read)
         with search_line() as searched:
-            await add_found_leaves(left, searched)
+            await bring_back_lost(left, searched)
         unreadable = Unreadable.of(left.members)
         extents = DirtyExtents.of(left)
         if request.backing is not None:

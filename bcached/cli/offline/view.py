@@ -30,8 +30,8 @@ from bcached.store.rescue.dm_table import LinearTarget, targets_of
 from bcached.store.rescue.extent_map import packed_map
 from bcached.store.rescue.owner_of import Owner, owner_of, read_backing, refuse_empty
 from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.store.rescue.remains.missing_members import is_missing
-from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.rescue import Rescue, first_data_sector, volume_end
 from bcached.store.rescue.unreadable import Unreadable
@@ -165,7 +165,7 @@ async def _find(
         with reading_line() as node_read:
             left = await read_corrected(devices, layout, node_read=node_read)
         with search_line() as searched:
-            await add_found_leaves(left, searched)
+            await bring_back_lost(left, searched)
         extents = DirtyExtents.of(left)
         unreadable = Unreadable.of(left.members)
         files = [_file_of(member.block_device) for member in left.members]

@@ -35,8 +35,9 @@ from bcached.store.repair.repair_step import RepairStep
 from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.store.rescue.remains.missing_members import is_missing
-from bcached.store.rescue.remains.node_scan import SearchProgress, add_found_leaves
+from bcached.store.rescue.remains.node_scan import SearchProgress
 from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.store.uuid_table import UuidTable
 from bcached.units import SECTOR_BYTES
@@ -52,7 +53,7 @@ async def rebuild(
     Known is what a check of the devices found; it has no tree afterwards.
     """
     left = await read_corrected(devices, known=known)
-    await add_found_leaves(left, searched)
+    await bring_back_lost(left, searched)
     members = [
         MemberFound(_below(member.block_device), member.superblock)
         for member in left.members

@@ -66,9 +66,15 @@ class DirtyExtents:
         tree = left.checked.tree
         if tree is not None:
             # The check has compared them already, but for those of leaves found later.
+            old_from = left.old_keys.first_number if left.old_keys is not None else tree.rows.key_count
             if left.checked.findings.counts[OVERLAP] or left.found_leaves:
                 for device in range(len(left.members)):
-                    extents._conflicting |= _overlapping(left, device)
+                    extents._conflicting |= _overlapping(left, device, old_from)
+            # Old keys of lost leaves that claim what another one has do not make that one doubtful.
+            if left.old_keys is not None:
+                for device in range(len(left.members)):
+                    claimed = _overlapping(left, device, tree.rows.key_count)
+                    extents._conflicting |= {number for number in claimed if number >= old_from}
             for key in tree.superseded:
                 extents._in_leaf.insert(key)
             if not all(known.all() for known in extents._proven):
@@ -109,7 +115,7 @@ class DirtyExtents:
         return sorted({inode for rows in chunks for inode in np.unique(rows.inodes[rows.dirty]).tolist()})
 
     def of_inode(self, inode: int) -> Iterator[DirtyExtent]:
-        """Yields the dirty extents of an inode, in order."""
+        """Yields the dirty extents of an inode, in order; behind them those of lost parts of the index."""
         for rows in self._rows_of(inode):
             yield from self._extents(rows)
 
@@ -202,11 +208,14 @@ class DirtyExtents:
         return self._census(pointer).geometry.bucket_of(pointer.sector)
 
 
-def _overlapping(left: SetLeft, device: int) -> set[int]:
-    """Returns the numbers of live keys that share a sector of a member with another live key."""
+def _overlapping(left: SetLeft, device: int, behind: int) -> set[int]:
+    """Returns the numbers below behind of live keys that share a sector of a member with another such key."""
     tree, census = left.checked.tree, left.checked.censuses[device]
     assert tree is not None
-    columns = [_live_columns(rows.where(rows.devices == device), census) for rows in tree.rows.chunks()]
+    columns = [
+        _live_columns(rows.where((rows.devices == device) & (rows.keys < behind)), census)
+        for rows in tree.rows.chunks()
+    ]
     if not columns:
         return set()
     firsts, ends, keys = (np.concatenate(column) for column in zip(*columns, strict=True))

@@ -14,7 +14,8 @@ from bcached.store.rescue.data_check import DataCheck, DataRead, Progress
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.owner_of import Owner
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.node_scan import SearchProgress, add_found_leaves, no_search_progress
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
+from bcached.store.rescue.remains.node_scan import SearchProgress, no_search_progress
 from bcached.store.rescue.rescue import Rescue
 from bcached.store.rescue.unreadable import Unreadable
 
@@ -45,7 +46,7 @@ class OwnerQuestion:
         """
         try:
             left = await read_corrected(devices, node_read=self.node_read)
-            await add_found_leaves(left, self.searched)
+            await bring_back_lost(left, self.searched)
         except BcachedError:  # which the check has reported
             return OwnerCheck()
         extents = DirtyExtents.of(left)

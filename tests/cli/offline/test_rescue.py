@@ -65,6 +65,21 @@ def test_it_writes_all_dirty_data_and_nothing_else(cache: Path, backing: Path) -
     assert cache.read_bytes() == image_bytes("crash")
 
 
+def test_what_a_lost_leaf_named_is_written_if_the_newest_is_wanted(cache: Path, backing: Path) -> None:
+    _, (leaf,) = asyncio.run(structures("crash"))
+    change(cache, leaf.key.pointers[0].sector * 512, bytes(leaf.key.sectors * 512))
+    dry = run("rescue", "-n", cache, "--backing", backing)
+    assert "22.6M that lost leaves named was found in old entries of the journal, 1 to 251" in dry.stdout
+    for options, written in (((), 1871), (("--confidence", "newest"), DIRTY_SECTORS)):
+        done = run("--json", "rescue", "--yes", *options, cache, "--backing", backing)
+        assert done.exit_code == FAILED  # there may be more that nothing names any more
+        found = json.loads(done.stdout)
+        assert (found["written_sectors"], found["complete"]) == (written, False)
+        assert (found["sure"]["sectors"], found["newest"]["sectors"]) == (1871, DIRTY_SECTORS - 1871)
+        assert (found["old_entries"]["sectors"], found["old_entries"]["last_seq"]) == (46296, 251)
+    assert wrong_sectors("crash", backing.read_bytes()) == set()
+
+
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(cache: Path, backing: Path) -> None:
     done = run("rescue", "-n", cache, "--backing", backing)
     assert done.exit_code == 0

@@ -16,7 +16,7 @@ from bcached.store.check.checker import CheckedSet, read_metadata, read_tree
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Totals
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, Written
@@ -103,7 +103,7 @@ async def rescued(
     cache, target = MemoryDevice.holding(raw), MemoryDevice.holding(backing_bytes(name))
     try:
         left = await read([cache])
-        await add_found_leaves(left)
+        await bring_back_lost(left)
         extents = DirtyExtents.of(left)
     except BcachedError as error:
         return Rescued(Totals(), backing_bytes(name), Written(), set(), str(error))

@@ -8,7 +8,7 @@ import pytest
 from bcached.store.check.checker import check_set
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.store.rescue.remains.set_left import SetLeft
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.damaged_kernel_image import (
@@ -24,7 +24,7 @@ from instruments.samples.kernel_images import image_bytes
 async def facts(left: SetLeft) -> dict[str, object]:
     """What a repair or a rescue goes by."""
     found = left.checked.findings
-    await add_found_leaves(left)
+    await bring_back_lost(left)
     return {
         "findings": sorted(map(str, found.listed)),
         "counts": found.counts,

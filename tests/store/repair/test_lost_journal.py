@@ -16,7 +16,7 @@ from bcached.store.repair.wishes import Wishes
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.units import SECTOR_BYTES
 from instruments.devices.bad_sectors import BadSectorsDevice
 from instruments.devices.memory_device import MemoryDevice
@@ -72,6 +72,6 @@ async def test_with_bad_sectors_it_is_refused_and_a_rescue_finds_as_much() -> No
     with pytest.raises(SetRefused, match=r"`bcachectl rescue` reads around what is bad"):
         await plan_repair([device], Wishes(ALL, most=Confidence.NEWEST, accepts_loss=True))
     left = await read_corrected([device])
-    await add_found_leaves(left)
+    await bring_back_lost(left)
     totals = totals_of(DirtyExtents.of(left).of_inode(0))
     assert totals.sectors == {Confidence.NEWEST: IN_LEAVES}

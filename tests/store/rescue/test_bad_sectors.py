@@ -16,7 +16,7 @@ from bcached.store.rescue.data_check import DataCheck
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.owner_of import Owner
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.rescue import Rescue
 from bcached.store.rescue.unreadable import Unreadable
@@ -42,7 +42,7 @@ def device(name: str, *bad: range) -> BadSectorsDevice:
 
 async def extents_of(cache: BadSectorsDevice, layout: KnownLayout | None = None) -> DirtyExtents:
     left = await read_corrected([cache], layout)
-    await add_found_leaves(left)
+    await bring_back_lost(left)
     return DirtyExtents.of(left)
 
 

@@ -11,7 +11,7 @@ from bcached.keys import Key, Pointer
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtent, DirtyExtents, Place
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.store.rescue.remains.superblock_left import KnownLayout
 from bcached.store.rescue.unreadable import Unreadable
 from bcached.store.rescue.write_back import DirtyDataWriter, refuse_outside
@@ -24,7 +24,7 @@ SURE, NEWEST, CONFLICTING = Confidence
 
 async def dirty(builder: ImageBuilder, inode: int = 0) -> list[DirtyExtent]:
     left = await read_corrected(builder.devices())
-    await add_found_leaves(left)
+    await bring_back_lost(left)
     return list(DirtyExtents.of(left).of_inode(inode))
 
 
@@ -235,6 +235,6 @@ async def test_a_journal_is_found_where_a_lost_superblock_had_it(first_bucket: i
     superblock = builder.superblocks[0]
     layout = KnownLayout(superblock.bucket_sectors, superblock.block_sectors, superblock.set_uuid)
     left = await read_corrected(builder.devices(), layout)
-    await add_found_leaves(left)
+    await bring_back_lost(left)
     found = ranges(list(DirtyExtents.of(left).of_inode(0)))
     assert found == [(0, 8, SURE), (20, 4, SURE)]

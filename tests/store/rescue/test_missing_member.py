@@ -12,8 +12,8 @@ from bcached.keys import Key
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
 from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.store.rescue.remains.missing_members import readable_sectors
-from bcached.store.rescue.remains.node_scan import add_found_leaves
 from bcached.store.rescue.unreadable import Unreadable
 from instruments.devices.memory_device import MemoryDevice
 from instruments.samples.image_builder import ImageBuilder
@@ -44,7 +44,7 @@ def of_two_members() -> ImageBuilder:
 async def found_on(device: MemoryDevice) -> dict[int, tuple[Confidence, bool]]:
     """The offset of each extent: how far it can be trusted, and whether it can be read."""
     left = await read_corrected([device])
-    await add_found_leaves(left)
+    await bring_back_lost(left)
     unreadable = Unreadable([readable_sectors(member.block_device) for member in left.members])
     extents = DirtyExtents.of(left).of_inode(0)
     parts = [part for extent in extents for part in unreadable.split(extent)]

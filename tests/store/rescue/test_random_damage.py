@@ -12,7 +12,7 @@ from bcached.device.block_device import BlockDevice
 from bcached.errors import BcachedError
 from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from fuzz.bases import base
 from fuzz.surgery import Surgeon
 from fuzz.verdict import case_names
@@ -69,7 +69,7 @@ async def test_what_is_sure_is_right_whatever_is_damaged(name: str) -> None:
 
 async def everything(devices: Sequence[BlockDevice]) -> DirtyExtents:
     left = await read_corrected(devices)
-    await add_found_leaves(left)
+    await bring_back_lost(left)
     return DirtyExtents.of(left)
 
 

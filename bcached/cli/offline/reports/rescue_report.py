@@ -7,6 +7,7 @@ from bcached.cli.offline.reports.finding_document import finding_document
 from bcached.cli.offline.reports.journal_end import end_line, end_word
 from bcached.store.finding import Finding, Severity
 from bcached.store.rescue.remains.doubts import Confidence
+from bcached.store.rescue.remains.set_left import SetLeft
 from bcached.store.rescue.rescue import Rescue
 from bcached.units import SECTOR_BYTES, format_size
 
@@ -38,6 +39,7 @@ def document(rescue: Rescue) -> dict[str, object]:
         "verified": rescue.done.is_verified,
         "complete": rescue.is_complete,
         "marked_clean": rescue.is_marked_clean,
+        "old_entries": _old_entries(rescue.left),
         "other_volumes": _others(rescue),
         "journal": {"seq": rescue.left.journal.found.newest.seq, "end": end_word(rescue.left.journal.found)},
         "corrected": rescue.left.corrections,
@@ -63,12 +65,27 @@ def lines(rescue: Rescue, target: str) -> Iterator[str]:
         yield f"nothing is sure: {rescue.owner.doubt}"
     if not rescue.left.doubts.index_is_whole:
         yield "parts of the index are lost (see above): there may be more dirty data than was found"
-    if rescue.left.found_leaves:
-        yield f"{rescue.left.found_leaves} leaves were found by a search of the whole device"
+    yield from _found_elsewhere(rescue.left)
     others = _others(rescue)
     if others:
         yield f"other volumes with dirty data: {', '.join(map(str, others))}"
     yield from _outcome(rescue, target)
+
+
+def _old_entries(left: SetLeft) -> dict[str, int] | None:
+    if (old := left.old_keys) is None:
+        return None
+    return {"sectors": old.sectors, "first_seq": old.first_seq, "last_seq": old.last_seq}
+
+
+def _found_elsewhere(left: SetLeft) -> Iterator[str]:
+    if left.found_leaves:
+        yield f"{left.found_leaves} leaves were found by a search of the whole device"
+    if (old := left.old_keys) is not None:
+        yield (
+            f"{_size(old.sectors)} that lost leaves named was found in old entries of the journal, "
+            f"{old.first_seq} to {old.last_seq}"
+        )
 
 
 def _outcome(rescue: Rescue, target: str) -> Iterator[str]:

@@ -2,8 +2,9 @@
 """The keys of a whole index in packed columns, a row for each pointer, for checks over all keys."""
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from bcached.format.bkey import (
     PTR_GEN,
     PTR_OFFSET,
     head_word,
+    key_of_words,
     pointer_word,
 )
 from bcached.keys import Key, Pointer
@@ -106,6 +108,23 @@ class KeyRows:
             self._heads.append(head)
             self._ends.append(end)
             self._pointers.append(word)
+
+    def take(self, numbers: Collection[int]) -> list[Key]:
+        """Take the keys with these numbers out, and return them in order; the numbers of others stay."""
+        if not numbers:
+            return []
+        wanted = np.fromiter(numbers, np.uint32, len(numbers))
+        taken = np.isin(np.array(self._keys, np.uint32), wanted)
+        keys = list[Key]()
+        for _, group in groupby(np.flatnonzero(taken).tolist(), key=self._keys.__getitem__):
+            rows = list(group)
+            words = tuple(self._pointers[row] for row in rows)
+            keys.append(key_of_words(self._heads[rows[0]], self._ends[rows[0]], words))
+        self._keys, self._heads, self._ends, self._pointers = (
+            array(column.typecode, np.array(column)[~taken].tobytes())
+            for column in (self._keys, self._heads, self._ends, self._pointers)
+        )
+        return keys
 
     @property
     def row_count(self) -> int:

@@ -38,11 +38,26 @@ class JournalLeft:
     is_whole: bool = True  # then so are the keys of the index
     is_lost: bool = False  # there is no entry
     others: list[JournalEntry] = field(default_factory=list)  # not needed any more, newest first
+    contradictions: set[int] = field(default_factory=set)  # seqs that two different entries have
 
     @property
     def entries(self) -> list[JournalEntry]:
         """The entries to replay, oldest first."""
         return self.found.entries
+
+    @property
+    def older(self) -> list[JournalEntry]:
+        """Those of the others with no entry missing between them and the newest, oldest first."""
+        expected = self.entries[-1].last_seq
+        if not self.is_whole or self.entries[0].seq != expected:
+            return []
+        older = list[JournalEntry]()
+        for entry in self.others:
+            expected -= 1
+            if entry.seq != expected or entry.seq in self.contradictions:
+                break
+            older.append(entry)
+        return older[::-1]
 
     @property
     def sure(self) -> list[JournalEntry]:
@@ -76,7 +91,7 @@ async def read_journal_left(members: Sequence[MemberFound], report: Report) -> J
     newest = known[max(known)]
     found.entries = [known[seq] for seq in sorted(known) if seq >= newest.last_seq]
     others = [known[seq] for seq in sorted(known, reverse=True) if seq < newest.last_seq]
-    left = JournalLeft(found, others=others)
+    left = JournalLeft(found, others=others, contradictions=contradictions)
     _find_hole(left, members, holes, report)
     newer = newer_traces(found, members, report)
     is_cut_off = bool(newer) and await is_interrupted(found, members)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bcached.state.accounting.check_counts import Use
+from bcached.state.index.keys.extents import Extents
 from bcached.state.index.keys.interior_keys import Position
 from bcached.state.index.keys.key_rows import Rows
 from bcached.store.rescue.remains.doubts import Doubts
@@ -40,7 +41,7 @@ class PlainRows:
     @classmethod
     def for_set(cls, left: SetLeft, proven: Sequence[Mask], conflicting: Iterable[int]) -> "PlainRows":
         """Returns the rule, by what is proven at this moment."""
-        replayed = list(_ranges(left)) if not all(known.all() for known in proven) else []
+        replayed = list(ranges_of(left.doubts.replayed)) if not all(known.all() for known in proven) else []
         return cls(left, proven, np.array(sorted(conflicting), np.int64), replayed)
 
     def of(self, rows: Rows) -> Mask:
@@ -74,21 +75,26 @@ class PlainRows:
 
     def _only_in_leaves(self, rows: Rows, here: NDArray[np.int64]) -> Mask:
         """Whether the journal has no part of each of these rows."""
-        starts, ends, inodes = rows.ends[here] - rows.sectors[here], rows.ends[here], rows.inodes[here]
-        only = np.ones(len(here), bool)
-        for ranges in self._replayed:
-            if not len(ranges.ends):
-                continue
-            number = np.searchsorted(ranges.ends, starts, side="right")
-            following = ranges.starts[np.minimum(number, len(ranges.ends) - 1)]
-            only &= (inodes != ranges.inode) | (number == len(ranges.ends)) | (following >= ends)
-        return only
+        return are_outside(rows.where(here), self._replayed)
 
 
-def _ranges(left: SetLeft) -> Iterator[Ranges]:
-    """Yields what the journal has of each inode; at least one, of nothing."""
+def are_outside(rows: Rows, every: Iterable[Ranges]) -> Mask:
+    """Whether no part of each row is in any of the ranges."""
+    starts = rows.ends - rows.sectors
+    outside = np.ones(len(rows), bool)
+    for ranges in every:
+        if not len(ranges.ends):
+            continue
+        number = np.searchsorted(ranges.ends, starts, side="right")
+        following = ranges.starts[np.minimum(number, len(ranges.ends) - 1)]
+        outside &= (rows.inodes != ranges.inode) | (number == len(ranges.ends)) | (following >= rows.ends)
+    return outside
+
+
+def ranges_of(extents: Extents) -> Iterator[Ranges]:
+    """Yields what extents have of each inode; at least one, of nothing."""
     keys: dict[int, list[tuple[int, int]]] = {0: []}
-    for key in left.doubts.replayed:
+    for key in extents:
         keys.setdefault(key.inode, []).append((key.offset, key.end))
     for inode, ranges in keys.items():
         columns = np.array(ranges, np.int64).reshape(-1, 2)

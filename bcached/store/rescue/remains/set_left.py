@@ -79,6 +79,16 @@ INCOMPLETE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class OldKeys:
+    """Keys that only entries of the journal have which are not needed any more (lost_keys.py)."""
+
+    first_number: int  # of the first of them; all with higher numbers are such, too
+    sectors: int
+    first_seq: int  # of the entries
+    last_seq: int
+
+
 @dataclass(slots=True)
 class SetLeft:
     """What was found, and what is doubtful about it."""
@@ -96,6 +106,7 @@ class SetLeft:
     found_leaves: int = 0  # by a search for leaves below these (node_scan.py)
     found_nodes: set[tuple[int, int]] = field(default_factory=set)  # members and buckets of all that it found
     lost_branches: list[tuple[Position, Position]] = field(default_factory=list)  # below damaged parents
+    old_keys: OldKeys | None = None  # of lost leaves
 
     @property
     def members(self) -> list[MemberFound]:

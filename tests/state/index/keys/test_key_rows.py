@@ -51,3 +51,15 @@ def test_each_pointer_has_a_row_and_the_rows_of_a_key_stay_together(
 
 def test_nothing_has_no_rows() -> None:
     assert list(rows_of([]).chunks()) == []
+
+
+@pytest.mark.parametrize("taken", [[], [1], [0, 3], [1, 2], [0, 1, 2, 3]])
+def test_keys_that_are_taken_out_come_back_whole_and_the_others_keep_their_numbers(taken: list[int]) -> None:
+    rows = rows_of(KEYS[:2], KEYS[2:])
+    assert rows.take(taken) == [KEYS[number] for number in taken]
+    left = {number for chunk in rows.chunks() for number in chunk.keys.tolist()}
+    assert left == set(range(4)) - set(taken)
+    assert rows.row_count == sum(len(KEYS[number].pointers) for number in left)
+    rows.add_key(KEYS[0])
+    assert rows.key_count == 5
+    assert [number for chunk in rows.chunks() for number in chunk.keys.tolist()][-1] == 4

@@ -12,7 +12,7 @@ from bcached.store.rescue.corrections import read_corrected
 from bcached.store.rescue.dirty_extents import DirtyExtents, Totals
 from bcached.store.rescue.owner_of import Owner
 from bcached.store.rescue.remains.doubts import Confidence
-from bcached.store.rescue.remains.node_scan import add_found_leaves
+from bcached.store.rescue.remains.lost_keys import bring_back_lost
 from bcached.store.rescue.rescue import Rescue
 from bcached.store.rescue.unreadable import Unreadable
 from instruments.devices.memory_device import MemoryDevice
@@ -27,7 +27,7 @@ BAD = range(40_000, 60_000)  # sectors that a map calls bad
 async def both(devices: Sequence[BlockDevice], *, spared: bool = True) -> tuple[Totals, Totals, Totals]:
     """Totals in columns and extent by extent of what can be read; and in columns of what cannot."""
     left = await read_corrected(devices)
-    await add_found_leaves(left)
+    await bring_back_lost(left)
     extents = DirtyExtents.of(left)
     unreadable = Unreadable([device.size_bytes // SECTOR for device in devices])
     if not spared:
