@@ -141,7 +141,7 @@ def field(builder: ImageBuilder, offset: int, layout: str, value: int | bytes) -
         (184, "Q", 1 << 63),
         (192, "H", 0),  # block_size
         (192, "H", 3),
-        (192, "H", 16),
+        (192, "H", 256),  # more than a page of any kernel
         (194, "H", 63),  # bucket_size
         (194, "H", 4),
         (196, "H", 0),  # nr_in_set
@@ -157,6 +157,13 @@ async def test_a_wrong_superblock(offset: int, layout: str, value: int | bytes) 
     builder = sound()
     field(builder, offset, layout, value)
     await assert_found(builder, ("superblock", FATAL))
+
+
+async def test_blocks_larger_than_a_page_here() -> None:
+    builder = sound()
+    field(builder, 192, "H", 16)
+    found = await assert_found(builder, ("geometry", FATAL), ("journal-gap", FATAL))
+    assert "its blocks of 8k are larger than a page of 4k" in str(found.findings.listed[0])
 
 
 async def test_unknown_features() -> None:
