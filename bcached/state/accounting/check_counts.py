@@ -98,6 +98,10 @@ class Census:
         if is_newer(gen, base) and ahead(gen, base) > ahead(int(self.gens[bucket]), base):
             self.gens[bucket] = gen
 
+    def is_told(self, bucket: int) -> bool:
+        """Whether the prios or a pointer tell a bucket's gen."""
+        return self._unknown is None or not self._unknown[bucket]
+
     def _learn(self, buckets: NumberColumn, gens: NumberColumn) -> None:
         assert self._unknown is not None
         new = self._unknown[buckets]

@@ -6,7 +6,8 @@ is below a lost root, it may be all that names the data. Used are the entries ri
 needed, back to the first gap: what they name last in a place is what was written last, whatever the leaf was
 told without an entry, as by the kernel when it cleans data or moves it. Behind a gap, newer ones are missing.
 
-It is never sure. 1. The bucket must have the key's gen: else it was used again. 2. Where the journal's needed
+It is never sure. 1. The bucket must have the key's gen: else it was used again; without prios that is the
+newest gen that is named. 2. Where the journal's needed
 entries, or the bsets behind the damage of a leaf, have a key, that counts. So does one of an older bset that
 names the same sectors: it was cleaned since. 3. Other keys of older bsets give way.
 """
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field, replace
 
 from bcached.format.jset import JournalEntry
 from bcached.keys import Key, Pointer
+from bcached.state.accounting.check_counts import Use
+from bcached.state.buckets.gens import is_newer
 from bcached.state.index.keys.extents import Extents
 from bcached.state.index.keys.interior_keys import Position
 from bcached.state.index.keys.key_rows import KeyRows
@@ -88,18 +91,49 @@ def _last_named(left: SetLeft, entries: Sequence[JournalEntry], ranges: _Ranges)
     """Returns the dirty keys that these entries name last, in these ranges, with a gen that is current."""
     near = [replace(entry, keys=tuple(filter(ranges.have, entry.keys))) for entry in entries]
     merged = merge_entries("", near, left.bounds, _ignore).extents
+    gens = _Gens(left, entries)
     found = Extents()
     for key in ranges.parts_of(merged):
-        if key.dirty and key.pointers and all(_is_current(left, pointer) for pointer in key.pointers):
+        if key.dirty and key.pointers and all(map(gens.have, key.pointers)):
             found.insert(key)
     return found
 
 
-def _is_current(left: SetLeft, pointer: Pointer) -> bool:
-    """Whether a pointer has its bucket's gen, and that is known from the prios."""
-    census = left.checked.censuses[pointer.device]
-    bucket = census.geometry.bucket_of(pointer.sector)
-    return bool(census.gens_known[bucket]) and int(census.gens[bucket]) == pointer.gen
+class _Gens:
+    """The gens of buckets: from the prios, or if those are lost the newest that an entry or the index names.
+
+    A bucket that is used again is named with its new gen by an entry behind, unless no key of it was
+    committed, or it has a node of the index.
+    """
+
+    def __init__(self, left: SetLeft, entries: Sequence[JournalEntry]) -> None:
+        self._censuses = left.checked.censuses
+        self._named: dict[tuple[int, int], int] = {}
+        if all(census.gens_known.all() for census in self._censuses):
+            return
+        for entry in (*entries, *left.journal.entries):
+            for key in entry.keys:
+                for pointer in key.pointers:
+                    if pointer.device < len(self._censuses):
+                        self._name(pointer)
+
+    def have(self, pointer: Pointer) -> bool:
+        """Whether a pointer has its bucket's gen."""
+        census = self._censuses[pointer.device]
+        bucket = census.geometry.bucket_of(pointer.sector)
+        if census.gens_known[bucket]:
+            return int(census.gens[bucket]) == pointer.gen
+        if census.uses[bucket] not in (Use.FREE, Use.DATA):
+            return False
+        newest = self._named[pointer.device, bucket]
+        return pointer.gen == newest and not (
+            census.is_told(bucket) and is_newer(int(census.gens[bucket]), newest)
+        )
+
+    def _name(self, pointer: Pointer) -> None:
+        place = pointer.device, self._censuses[pointer.device].geometry.bucket_of(pointer.sector)
+        if is_newer(pointer.gen, self._named.setdefault(place, pointer.gen)):
+            self._named[place] = pointer.gen
 
 
 def _cut_by_newer(left: SetLeft, found: Extents, lost: Sequence[DoubtfulRange]) -> None:

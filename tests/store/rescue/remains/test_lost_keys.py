@@ -142,12 +142,45 @@ async def test_a_key_with_an_old_gen_stays_away(bumped: int) -> None:
     assert await found(builder) == [(0, 8, NEWEST), (16, 8, NEWEST), (24, 8, NEWEST)]
 
 
-async def test_so_does_one_in_a_bucket_whose_gen_is_lost() -> None:
-    builder = in_use()
-    made([four(builder), []], builder=builder)
-    lose(builder, builder.root)
+def lose_prios(builder: ImageBuilder) -> None:
     builder.write(builder.geometry.byte_of(builder.prio_buckets[0][0]), bytes(builder.geometry.bucket_bytes))
-    assert await found(builder) == []
+
+
+def of_gen(key: Key, gen: int) -> Key:
+    (pointer,) = key.pointers
+    return Key(key.inode, key.offset, key.sectors, key.dirty, (Pointer(pointer.device, pointer.sector, gen),))
+
+
+async def test_without_prios_the_newest_gen_that_an_entry_names_counts() -> None:
+    builder = in_use()
+    keys = four(builder)
+    made([keys, []], builder=builder)
+    lose(builder, builder.root)
+    lose_prios(builder)
+    assert await found(builder) == [(8 * n, 8, NEWEST) for n in range(4)]
+    builder = in_use()
+    keys = four(builder)
+    bucket = builder.geometry.bucket_of(keys[1].pointers[0].sector)
+    again = of_gen(Key(0, 800, 8, False, keys[1].pointers), 1)
+    assert [builder.geometry.bucket_of(key.pointers[0].sector) for key in keys].count(bucket) == 1
+    builder.gens[0][bucket] = 1
+    made([keys, [again], []], builder=builder)
+    lose(builder, builder.root)
+    lose_prios(builder)
+    assert await found(builder) == [(0, 8, NEWEST), (16, 8, NEWEST), (24, 8, NEWEST)]
+
+
+async def test_without_prios_a_key_into_what_is_a_node_now_stays_away() -> None:
+    builder = in_use()
+    keys = four(builder)
+    root = builder.node(keys)
+    (pointer,) = root.pointers
+    inside = Key(0, 80, 8, True, (Pointer(pointer.device, pointer.sector, pointer.gen),))
+    builder.finish(root)
+    write_journal(builder, [[*keys, inside], []])
+    lose(builder, builder.root)
+    lose_prios(builder)
+    assert await found(builder) == [(8 * n, 8, NEWEST) for n in range(4)]
 
 
 async def test_a_gap_ends_what_is_used() -> None:
